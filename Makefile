@@ -1,0 +1,39 @@
+# Everything runs in .venv, made on first use.  `make help` lists the targets.
+PYTHON ?= python3
+VENV := .venv
+RUN := $(VENV)/bin/python
+INSTALLED := $(VENV)/.installed
+
+.PHONY: help install train demo test bench clean
+
+help:
+	@echo "make train   train a one-step policy on Push-T, evaluate it and film it"
+	@echo "make demo    evaluate and film the bundled policy"
+	@echo "make test    lint, type-check and test"
+	@echo "make bench   measure the performance figures again (results/benchmarks)"
+	@echo "make clean   remove the environment and caches (runs/ stays)"
+
+install: $(INSTALLED)
+
+$(INSTALLED): pyproject.toml constraints.txt
+	test -x $(RUN) || $(PYTHON) -m venv $(VENV)
+	$(RUN) -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[test,plot]'
+	@touch $(INSTALLED)
+
+train: $(INSTALLED)
+	$(RUN) -m drifting_policy.train task=push_t
+
+demo: $(INSTALLED)
+	$(RUN) -m drifting_policy.eval ckpt=bundled
+
+test: $(INSTALLED)
+	$(RUN) -m ruff check .
+	$(RUN) -m mypy
+	$(RUN) -m pytest -q
+
+bench: $(INSTALLED)
+	$(RUN) benchmarks/drift_core.py
+	$(RUN) benchmarks/act.py
+
+clean:
+	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -1,0 +1,1 @@
+"""Configuration files, composed by Hydra."""

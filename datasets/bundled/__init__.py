@@ -1,0 +1,1 @@
+"""Data and a checkpoint that travel with the package."""

@@ -1,0 +1,1 @@
+"""Recipes: commands that make or fetch data sets."""

@@ -1,0 +1,198 @@
+"""Checkpoints: directories of safetensors and JSON that are either whole or absent. Nothing in them is ever unpickled."""
+
+import hashlib
+import json
+import os
+import pickle
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+
+from drifting_policy.policy import DriftingPolicy
+from drifting_policy.types import CheckpointError, PolicySpec, Stats, UserError
+
+FORMAT_VERSION = 1
+WEIGHTS, CONFIG, STATS, STATE = "model.safetensors", "config.json", "stats.json", "state.pt"
+
+
+def save_policy(
+    path: str | Path,
+    policy: DriftingPolicy,
+    *,
+    metadata: Mapping[str, Any],
+    stats: Mapping[str, Stats],
+    state: Mapping[str, Any] | None = None,
+) -> Path:
+    """The directory `path`, holding the policy and, if given, the training `state` to resume from.
+
+    All files are written beside and the directory is renamed into place, so nobody ever reads half a checkpoint.
+
+    Raises:
+        CheckpointError: when the file system refuses (full, read-only); an older checkpoint at `path` stays as it was.
+    """
+    target = Path(path)
+    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
+    try:
+        shutil.rmtree(draft, ignore_errors=True)
+        draft.mkdir(parents=True)
+        save_file({name: value.contiguous() for name, value in policy.state_dict().items()}, draft / WEIGHTS)
+        (draft / STATS).write_text(json.dumps({key: value.to_dict() for key, value in stats.items()}, indent=1) + "\n")
+        if state is not None:
+            torch.save(dict(state), draft / STATE)
+        config = {
+            "format_version": FORMAT_VERSION,
+            "spec": policy.spec.to_dict(),
+            "contract_hash": policy.spec.contract_hash,
+            "policy": policy.recipe,
+            **metadata,
+            "sha256": {name: _sha256(draft / name) for name in (WEIGHTS, STATE) if (draft / name).exists()},
+        }
+        (draft / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+        _replace(draft, target)
+    except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
+        shutil.rmtree(draft, ignore_errors=True)
+        raise CheckpointError(
+            f"The checkpoint {target} could not be written ({error}). Free some space or choose another run_dir; "
+            "earlier checkpoints are untouched."
+        ) from error
+    return target
+
+
+def load_policy(path: str | Path, *, device: str | torch.device = "cpu") -> DriftingPolicy:
+    """The policy stored in the directory `path`, on `device`, ready to act.
+
+    `path` is a checkpoint or a run directory (then its newest checkpoint is taken).
+
+    Raises:
+        CheckpointError: where anything is missing, damaged or of another format.
+    """
+    directory = resolve(path)
+    config = read_config(directory)
+    _verify(directory, config, WEIGHTS)
+    try:
+        policy = DriftingPolicy(PolicySpec.from_dict(config["spec"]), **config["policy"])
+        policy.load_state_dict(load_file(directory / WEIGHTS), strict=True)
+    except (KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, UserError) as error:
+        raise CheckpointError(f"{directory} does not describe a policy of this version: {_first_line(error)}.") from error
+    return policy.to(device).requires_grad_(False).eval()
+
+
+def load_state(path: str | Path) -> dict[str, Any]:
+    """The training state in the checkpoint directory `path`; tensors and plain values only.
+
+    Raises:
+        CheckpointError: where the state is missing or damaged.
+    """
+    directory = Path(path)
+    _verify(directory, read_config(directory), STATE)
+    try:
+        state: dict[str, Any] = torch.load(directory / STATE, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise CheckpointError(f"{directory / STATE} is damaged: {_first_line(error)}. Resume from another one.") from error
+    return state
+
+
+def read_config(directory: str | Path) -> dict[str, Any]:
+    """The contents of a checkpoint's config.json.
+
+    Raises:
+        CheckpointError: where it is missing, unreadable or of another format version.
+    """
+    file = Path(directory) / CONFIG
+    try:
+        config = json.loads(file.read_text())
+        version = config["format_version"]
+    except FileNotFoundError as error:
+        raise CheckpointError(f"{directory} is no checkpoint: it has no {CONFIG}.") from error
+    except (OSError, ValueError, TypeError, KeyError) as error:
+        raise CheckpointError(f"{file} is damaged ({_first_line(error)}); use another checkpoint.") from error
+    if version != FORMAT_VERSION:
+        raise CheckpointError(f"{file} has format version {version}; this version of the package reads {FORMAT_VERSION}.")
+    return dict(config)
+
+
+def list_checkpoints(run_dir: str | Path) -> list[Path]:
+    """The checkpoints of a run, oldest first."""
+    return sorted(path for path in (Path(run_dir) / "checkpoints").glob("step_*") if path.is_dir())
+
+
+def checkpoint_path(run_dir: str | Path, step: int) -> Path:
+    """Where the checkpoint of `step` lies in a run directory."""
+    return Path(run_dir) / "checkpoints" / f"step_{step:08d}"
+
+
+def resolve(path: str | Path) -> Path:
+    """The checkpoint directory that `path` means: itself, or the newest checkpoint of the run directory `path`.
+
+    Raises:
+        CheckpointError: where there is neither.
+    """
+    directory = Path(path)
+    if (directory / "checkpoints").is_dir():
+        checkpoints = list_checkpoints(directory)
+        if not checkpoints:
+            raise CheckpointError(f"The run {directory} has no checkpoint yet.")
+        return checkpoints[-1]
+    if not directory.is_dir():
+        raise CheckpointError(f"There is no checkpoint at {directory}. Give a run directory or one of its checkpoints.")
+    return directory
+
+
+def resumable(run_dir: str | Path) -> Path:
+    """The newest checkpoint of a run whose training state is whole; damaged ones are passed over.
+
+    Raises:
+        CheckpointError: where there is none; the sentence says what was wrong with each.
+    """
+    reasons = []
+    for path in reversed(list_checkpoints(run_dir)):
+        try:
+            config = read_config(path)
+            _verify(path, config, WEIGHTS)
+            _verify(path, config, STATE)
+        except CheckpointError as error:
+            reasons.append(str(error))
+            continue
+        return path
+    told = " ".join(reasons) or "No checkpoint was saved."
+    raise CheckpointError(f"The run {run_dir} cannot be resumed. {told} Start anew with overwrite=true.")
+
+
+def drop_state(path: str | Path) -> None:
+    """Remove the training state of a checkpoint, which remains a complete policy."""
+    config = read_config(path)
+    (Path(path) / STATE).unlink(missing_ok=True)
+    config["sha256"].pop(STATE, None)
+    draft = Path(path) / f".{CONFIG}.draft"
+    draft.write_text(json.dumps(config, indent=1) + "\n")
+    draft.replace(Path(path) / CONFIG)
+
+
+def _verify(directory: Path, config: Mapping[str, Any], name: str) -> None:
+    file, expected = directory / name, config.get("sha256", {}).get(name)
+    if not file.is_file() or expected is None:
+        raise CheckpointError(f"The checkpoint {directory} has no {name}.")
+    if _sha256(file) != expected:
+        raise CheckpointError(f"{file} is damaged: its checksum is not the one in {CONFIG}. Use another checkpoint.")
+
+
+def _replace(draft: Path, target: Path) -> None:
+    """Put `draft` in the place of `target`; a directory cannot be renamed over one that holds files."""
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    if target.exists():
+        target.rename(old)
+    draft.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
+
+
+def _sha256(file: Path) -> str:
+    return hashlib.sha256(file.read_bytes()).hexdigest()
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -1,0 +1,248 @@
+"""The schema of every YAML in configs/, as plain dataclasses. Derived values are properties; nobody writes to them."""
+
+from dataclasses import MISSING, asdict, dataclass, field, fields
+from typing import Any
+
+from hydra.core.config_store import ConfigStore
+
+from drifting_policy.types import ArraySpec, PolicySpec
+
+
+@dataclass
+class ArrayConfig:
+    """One observation key or the action: its shape, and where a data set keeps it.
+
+    `source` names the array under data/; with `start`, its flat elements from there on are taken.
+    """
+
+    shape: list[int] = field(default_factory=list)
+    source: str = ""
+    start: int | None = None
+    normalize: str = "range"
+    unit: str = ""
+
+
+@dataclass
+class KeypointsConfig:
+    """Keypoints of a rigid planar body, computed where a data set holds only its pose (x, y, angle)."""
+
+    source: str = ""
+    start: int = 0
+    points: list[list[float]] = field(default_factory=list)
+
+
+@dataclass
+class DataConfig:
+    """One data set of a task: a path (relative to DRIFTING_POLICY_DATA, or bundled://), and where it can be had."""
+
+    path: str = ""
+    url: str | None = None
+    member: str | None = None
+    sha256: dict[str, str] = field(default_factory=dict)
+
+
+@dataclass
+class TaskConfig:
+    """A task: its environment, the interface of its policies, and its data sets."""
+
+    name: str = ""
+    env_id: str = ""
+    env_options: dict[str, Any] = field(default_factory=dict)
+    max_steps: int = 1
+    control_hz: float = 1.0
+    obs_horizon: int = 2
+    pred_horizon: int = 16
+    exec_horizon: int = 8
+    observations: dict[str, ArrayConfig] = field(default_factory=dict)
+    action: ArrayConfig = field(default_factory=ArrayConfig)
+    keypoints: dict[str, KeypointsConfig] = field(default_factory=dict)
+    data: dict[str, DataConfig] = field(default_factory=dict)
+
+    @property
+    def spec(self) -> PolicySpec:
+        """The contract of the task's policies."""
+
+        def spec(array: ArrayConfig) -> ArraySpec:
+            return ArraySpec(tuple(array.shape), unit=array.unit)
+
+        return PolicySpec(
+            observations={key: spec(array) for key, array in self.observations.items()},
+            action=spec(self.action),
+            obs_horizon=self.obs_horizon,
+            pred_horizon=self.pred_horizon,
+            exec_horizon=self.exec_horizon,
+            control_hz=self.control_hz,
+        )
+
+
+@dataclass
+class NamedConfig:
+    """A choice from a registry: its name, and in subclasses its keyword arguments."""
+
+    name: str = ""
+
+
+@dataclass
+class StateEncoderConfig(NamedConfig):
+    """Keyword arguments of StateEncoder."""
+
+    name: str = "state"
+    embed_dim: int = 64
+
+
+@dataclass
+class MlpConfig(NamedConfig):
+    """Keyword arguments of MlpGenerator."""
+
+    name: str = "mlp"
+    width: int = 256
+    depth: int = 4
+
+
+@dataclass
+class UnetConfig(NamedConfig):
+    """Keyword arguments of UnetGenerator."""
+
+    name: str = "unet"
+    channels: list[int] = field(default_factory=lambda: [256, 512, 1024])
+    kernel: int = 5
+    groups: int = 8
+    film_dim: int = 256
+
+
+@dataclass
+class TransformerConfig(NamedConfig):
+    """Keyword arguments of TransformerGenerator."""
+
+    name: str = "transformer"
+    width: int = 256
+    depth: int = 6
+    heads: int = 4
+
+
+@dataclass
+class DriftConfig(NamedConfig):
+    """Keyword arguments of DriftObjective."""
+
+    name: str = "drift"
+    samples: int = 4
+    grouping: str = "chunk"
+    temperatures: list[float] = field(default_factory=lambda: [0.02, 0.05, 0.2])
+    kernel: str = "laplace"
+    coupling: str = "row_column"
+    scale: str = "batch"
+    force: str = "batch"
+    affinity_floor: float = 1e-6
+    noise_scale: float = 0.5
+
+
+@dataclass
+class RegressionConfig(NamedConfig):
+    """RegressionObjective has no options."""
+
+    name: str = "regression"
+
+
+@dataclass
+class TrainerConfig:
+    """Length, optimiser, validation, checkpoints, and the evaluation that ends a training."""
+
+    steps: int = 12000
+    batch_size: int = 128
+    learning_rate: float = 1e-3
+    betas: list[float] = field(default_factory=lambda: [0.9, 0.999])
+    weight_decay: float = 1e-2
+    warmup_steps: int = 300
+    final_factor: float = 0.001
+    clip_norm: float = 1.0
+    ema_power: float = 0.75
+    ema_max: float = 0.9999
+    bf16: bool = False
+    observation_noise: float = 0.0
+    validation_fraction: float = 0.05
+    validation_samples: int = 8
+    validation_chunks: int = 1024
+    log_every: int = 50
+    validate_every: int = 1000
+    checkpoint_every: int = 1000
+    keep_checkpoints: int = 10
+    tensorboard: bool = False
+    eval_episodes: int = 50
+    eval_videos: int = 9
+    rehearse_resume: bool = False
+
+
+@dataclass
+class TrainConfig:
+    """Everything that `python -m drifting_policy.train` accepts."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    encoder: NamedConfig = field(default_factory=NamedConfig)
+    generator: NamedConfig = field(default_factory=NamedConfig)
+    objective: NamedConfig = field(default_factory=NamedConfig)
+    trainer: TrainerConfig = field(default_factory=TrainerConfig)
+    data: str = "bundled"
+    seed: int = 0
+    device: str = "auto"
+    threads: int = 0
+    run_dir: str | None = None
+    resume: bool = False
+    overwrite: bool = False
+
+    @property
+    def directory(self) -> str:
+        """Where the run is written: `run_dir`, or a name made of the choices."""
+        data = self.data if self.data in self.task.data else "data"
+        return self.run_dir or f"runs/{self.task.name}/{data}_{self.objective.name}_{self.generator.name}_seed{self.seed}"
+
+
+@dataclass
+class EvalConfig:
+    """Everything that `python -m drifting_policy.eval` accepts."""
+
+    ckpt: str = ""
+    task: TaskConfig | None = None
+    episodes: int = 50
+    split: str = "test"
+    num_envs: int = 10
+    inference_batch: int = 1
+    videos: int = 9
+    device: str = "cpu"
+    threads: int = 1
+    out: str | None = None
+
+
+def options(choice: NamedConfig) -> dict[str, Any]:
+    """Name and keyword arguments of a registry choice."""
+    return asdict(choice)
+
+
+def arguments(choice: NamedConfig) -> dict[str, Any]:
+    """The keyword arguments alone."""
+    return {key: value for key, value in asdict(choice).items() if key != "name"}
+
+
+_CHOICES: dict[str, list[type[NamedConfig]]] = {
+    "encoder": [StateEncoderConfig],
+    "generator": [MlpConfig, UnetConfig, TransformerConfig],
+    "objective": [DriftConfig, RegressionConfig],
+}
+
+
+def register() -> None:
+    """Tell Hydra the schemas that the YAML files refer to."""
+    store = ConfigStore.instance()
+    store.store(name="train_schema", node=TrainConfig)
+    store.store(name="eval_schema", node=EvalConfig)
+    store.store(group="task", name="schema", node=TaskConfig)
+    store.store(group="trainer", name="schema", node=TrainerConfig)
+    for group, nodes in _CHOICES.items():
+        for node in nodes:
+            store.store(group=group, name=f"{_default_name(node)}_schema", node=node)
+
+
+def _default_name(node: type[NamedConfig]) -> str:
+    default = next(f.default for f in fields(node) if f.name == "name")
+    if default is MISSING:
+        raise TypeError(f"{node.__name__} needs a default name.")
+    return str(default)

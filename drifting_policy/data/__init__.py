@@ -1,0 +1,1 @@
+"""Demonstrations: storage, chunk index, derived keys, downloads."""

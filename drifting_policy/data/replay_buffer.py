@@ -1,0 +1,202 @@
+"""ReplayBuffer: demonstrations in memory, in the layout of Diffusion Policy (data/<key>, meta/episode_ends)."""
+
+import difflib
+import os
+import shutil
+import zipfile
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import zarr
+
+from drifting_policy.types import DatasetError
+
+EPISODE_ENDS = "meta/episode_ends"
+
+
+@dataclass(frozen=True)
+class ReplayBuffer:
+    """Arrays whose first axis runs over the steps of all episodes, one after the other.
+
+    `episode_ends[i]` is the index one past the last step of episode i.
+    """
+
+    arrays: Mapping[str, np.ndarray]
+    episode_ends: np.ndarray
+    place: str = "memory"
+
+    def __post_init__(self) -> None:
+        _check_ends(self.episode_ends, self.place)
+        for key, values in self.arrays.items():
+            _check_array(key, values, self.episode_ends, self.place)
+
+    @property
+    def num_steps(self) -> int:
+        """Steps in all episodes."""
+        return int(self.episode_ends[-1])
+
+    @property
+    def num_episodes(self) -> int:
+        """Number of episodes."""
+        return len(self.episode_ends)
+
+    @property
+    def starts(self) -> np.ndarray:
+        """Index of the first step of each episode."""
+        return np.concatenate([[0], self.episode_ends[:-1]])
+
+    @property
+    def lengths(self) -> np.ndarray:
+        """Steps of each episode."""
+        return np.diff(self.episode_ends, prepend=0)
+
+    def episode(self, number: int) -> dict[str, np.ndarray]:
+        """Views of the arrays of one episode."""
+        return {key: values[self.starts[number] : self.episode_ends[number]] for key, values in self.arrays.items()}
+
+
+def open_replay(path: str | Path, keys: Sequence[str] | None = None) -> ReplayBuffer:
+    """The data set in a zarr store (v2 or v3, directory or .zip) at `path`, with `keys` or all of them, read into memory.
+
+    Floating-point arrays come as float32.
+
+    Raises:
+        DatasetError: names the file, the key and the step at fault.
+    """
+    place = Path(path)
+    if not place.exists():
+        raise DatasetError(f"There is no data set at {place}.")
+    store = None
+    try:
+        store = zarr.storage.ZipStore(place, mode="r") if place.is_file() else zarr.storage.LocalStore(place, read_only=True)
+        root = zarr.open_group(store, mode="r")
+        stored = _arrays_in(root, place)
+        wanted = sorted(stored) if keys is None else list(keys)
+        for key in wanted:
+            if key not in stored:
+                close = difflib.get_close_matches(key, stored, n=1)
+                hint = f" Did you mean '{close[0]}'?" if close else ""
+                raise DatasetError(f"{place} has no array data/{key}; it has {sorted(stored)}.{hint}")
+        ends = _read(root, EPISODE_ENDS, place)
+        arrays = {key: _as_float32(_read(root, f"data/{key}", place)) for key in wanted}
+    except DatasetError:
+        raise
+    except Exception as error:
+        raise DatasetError(f"{place} is not a readable zarr store ({type(error).__name__}: {_first_line(error)}).") from error
+    finally:
+        if store is not None:
+            store.close()
+    return ReplayBuffer(arrays, _as_ends(ends, place), str(place))
+
+
+def write_replay(
+    path: str | Path,
+    arrays: Mapping[str, np.ndarray],
+    episode_ends: np.ndarray,
+    *,
+    attributes: Mapping[str, Any] | None = None,
+) -> Path:
+    """The zarr v2 store written at `path`: a zip file where the name ends in .zip, else a directory.
+
+    The data are checked first; the store is written beside and renamed, and equal data give equal bytes.
+
+    Raises:
+        DatasetError: where the data are not a proper data set, or the file system refuses.
+    """
+    target = Path(path)
+    buffer = ReplayBuffer(dict(arrays), _as_ends(np.asarray(episode_ends), target), str(target))
+    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
+    try:
+        draft.parent.mkdir(parents=True, exist_ok=True)
+        root = zarr.open_group(draft, mode="w", zarr_format=2)
+        root.attrs.update(dict(attributes or {}))
+        for key, values in {f"data/{key}": v for key, v in buffer.arrays.items()}.items():
+            root.create_array(key, data=np.ascontiguousarray(values), chunks=(min(4096, len(values)), *values.shape[1:]))
+        root.create_array(EPISODE_ENDS, data=buffer.episode_ends)
+        if target.suffix == ".zip":
+            packed = draft.with_suffix(".zip")
+            _zip(draft, packed)
+            packed.replace(target)
+        else:
+            shutil.rmtree(target, ignore_errors=True)
+            draft.rename(target)
+    except OSError as error:
+        raise DatasetError(f"The data set {target} could not be written ({error}).") from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
+    return target
+
+
+def concatenate(episodes: Iterable[Mapping[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], np.ndarray]:
+    """Step-major arrays and episode ends of separate episodes with the same keys."""
+    rows = list(episodes)
+    if not rows:
+        raise DatasetError("There is no episode to store.")
+    arrays = {key: np.concatenate([row[key] for row in rows]) for key in rows[0]}
+    return arrays, np.cumsum([len(next(iter(row.values()))) for row in rows]).astype(np.int64)
+
+
+def _arrays_in(root: zarr.Group, place: Path) -> list[str]:
+    if "data" not in root or not isinstance(root["data"], zarr.Group):
+        raise DatasetError(f"{place} has no group 'data': expected data/<key> and {EPISODE_ENDS}.")
+    if EPISODE_ENDS not in root:
+        raise DatasetError(f"{place} has no array {EPISODE_ENDS}.")
+    return [name for name, _ in root["data"].arrays()]
+
+
+def _read(root: zarr.Group, name: str, place: Path) -> np.ndarray:
+    array = root[name]
+    if not isinstance(array, zarr.Array):
+        raise DatasetError(f"{place}: {name} must be an array; it is a group.")
+    # A chunk that was never written, or lost, would silently read as the fill value.
+    if array.nchunks_initialized < array.nchunks:
+        raise DatasetError(f"{place} is incomplete: {name} has {array.nchunks_initialized} of {array.nchunks} chunks.")
+    return np.asarray(array[:])
+
+
+def _as_float32(values: np.ndarray) -> np.ndarray:
+    return values.astype(np.float32) if values.dtype.kind == "f" else values
+
+
+def _as_ends(ends: np.ndarray, place: str | Path) -> np.ndarray:
+    if ends.ndim != 1 or ends.dtype.kind not in "iu":
+        raise DatasetError(f"{place}: {EPISODE_ENDS} must be a list of integers; got {ends.dtype} of shape {ends.shape}.")
+    return ends.astype(np.int64)
+
+
+def _check_ends(ends: np.ndarray, place: str) -> None:
+    if len(ends) == 0:
+        raise DatasetError(f"{place}: {EPISODE_ENDS} is empty; a data set needs at least one episode.")
+    lengths = np.diff(ends, prepend=0)
+    if (lengths < 0).any():
+        raise DatasetError(f"{place}: {EPISODE_ENDS} must ascend; entry {int(np.argmax(lengths < 0))} is below the one before.")
+    if (lengths == 0).any():
+        raise DatasetError(f"{place}: episode {int(np.argmax(lengths == 0))} is empty; remove it from {EPISODE_ENDS}.")
+
+
+def _check_array(key: str, values: np.ndarray, ends: np.ndarray, place: str) -> None:
+    if values.dtype.kind not in "fiub":
+        raise DatasetError(f"{place}: data/{key} must be numeric; got dtype {values.dtype}.")
+    if values.ndim < 1 or len(values) != ends[-1]:
+        raise DatasetError(
+            f"{place}: data/{key} must have {ends[-1]} steps, as {EPISODE_ENDS} says; its shape is {values.shape}."
+        )
+    bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1) if values.dtype.kind == "f" else np.zeros(1, bool)
+    if bad.any():
+        step = int(np.argmax(bad))
+        episode = int(np.searchsorted(ends, step, side="right"))
+        raise DatasetError(f"{place}: data/{key} holds NaN or infinity, first at step {step} (episode {episode}).")
+
+
+def _zip(folder: Path, target: Path) -> None:
+    """Pack `folder` uncompressed, in sorted order and without times, so that equal data give equal bytes."""
+    with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
+        for file in sorted(p for p in folder.rglob("*") if p.is_file()):
+            archive.writestr(zipfile.ZipInfo(file.relative_to(folder).as_posix()), file.read_bytes())
+
+
+def _first_line(error: Exception) -> str:
+    return (str(error).splitlines() or [""])[0][:200]

@@ -1,0 +1,92 @@
+"""Demonstrations of a task: found on disk or downloaded, checked, and brought into the shape that the task declares."""
+
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from importlib.resources import files
+from pathlib import Path
+
+import numpy as np
+
+from drifting_policy.config import ArrayConfig, DataConfig, TaskConfig
+from drifting_policy.data.derive import planar_keypoints, select_key
+from drifting_policy.data.download import fetch, verify_arrays
+from drifting_policy.data.replay_buffer import ReplayBuffer, open_replay
+from drifting_policy.types import DatasetError, Stats
+
+BUNDLED = "bundled://"
+
+
+@dataclass(frozen=True)
+class Demonstrations:
+    """Step-major arrays: every observation key of the task, and the action."""
+
+    observations: Mapping[str, np.ndarray]
+    action: np.ndarray
+    episode_ends: np.ndarray
+
+    @property
+    def stats(self) -> dict[str, Stats]:
+        """Statistics of every key and of `action`."""
+        return {key: Stats.of(values) for key, values in self.observations.items()} | {"action": Stats.of(self.action)}
+
+
+def load_demonstrations(task: TaskConfig, data: str) -> Demonstrations:
+    """The demonstrations `data` for `task`: a data set that the task names, or the path of a zarr store.
+
+    Raises:
+        DatasetError: names the place and the key at fault, and what to do.
+    """
+    buffer = _open(task, data)
+    arrays = dict(buffer.arrays)
+    for key, body in task.keypoints.items():
+        if key not in arrays:
+            pose = select_key(arrays[body.source].astype(np.float64), key=key, shape=(3,), start=body.start)
+            arrays[key] = planar_keypoints(pose, np.asarray(body.points)).astype(np.float32)
+
+    def array(key: str, config: ArrayConfig) -> np.ndarray:
+        return select_key(arrays[config.source], key=key, shape=tuple(config.shape), start=config.start).astype(np.float32)
+
+    return Demonstrations(
+        observations={key: array(key, config) for key, config in task.observations.items()},
+        action=array("action", task.action),
+        episode_ends=buffer.episode_ends,
+    )
+
+
+def bundled(name: str) -> Path:
+    """The file or folder `name` that travels with the package."""
+    return Path(str(files("drifting_policy.bundled"))) / name
+
+
+def _open(task: TaskConfig, data: str) -> ReplayBuffer:
+    """The arrays that the task needs; keypoints only where they cannot be computed."""
+    config = task.data.get(data)
+    if config is None and not Path(data).exists():
+        raise DatasetError(
+            f"'{data}' is neither a data set of task {task.name} ({', '.join(sorted(task.data))}) nor a path that exists."
+        )
+    path = Path(data) if config is None else _locate(config)
+    sources = {array.source for array in (*task.observations.values(), task.action)} - set(task.keypoints)
+    needed = sources | {body.source for body in task.keypoints.values()}
+    buffer = open_replay(path, sorted(needed))
+    verify_arrays(buffer, {} if config is None else config.sha256)
+    return buffer
+
+
+def _locate(config: DataConfig) -> Path:
+    """Where the data set lies: in the package, under DRIFTING_POLICY_DATA, or in the cache, fetched there if need be."""
+    if config.path.startswith(BUNDLED):
+        return bundled(config.path.removeprefix(BUNDLED))
+    root = os.environ.get("DRIFTING_POLICY_DATA")
+    if root is not None:
+        path = Path(root) / config.path
+        if path.exists():
+            return path
+        if config.url is None:
+            raise DatasetError(f"DRIFTING_POLICY_DATA is {root}, which holds no {config.path}.")
+    if config.url is None:
+        raise DatasetError(f"Set DRIFTING_POLICY_DATA to a folder that holds {config.path}.")
+    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "drifting_policy"
+    cached = cache / (config.member or config.path)
+    return cached if cached.exists() else fetch(config.url, cached, member=config.member, relative=config.path)

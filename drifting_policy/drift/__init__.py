@@ -1,0 +1,10 @@
+"""The core of the method: the drifting field, its loss, and the queue that supplies positives.
+
+Pure functions on tensors. Nothing here knows policies, images or configuration, and nothing draws random numbers unseen.
+"""
+
+from drifting_policy.drift.field import Field, drift
+from drifting_policy.drift.loss import drift_loss, drift_loss_features
+from drifting_policy.drift.queue import SampleQueue
+
+__all__ = ["Field", "SampleQueue", "drift", "drift_loss", "drift_loss_features"]

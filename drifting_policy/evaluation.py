@@ -1,0 +1,126 @@
+"""Evaluation of a checkpoint: rollouts, scores with intervals, latency and a video, as files and as a table."""
+
+import dataclasses
+import json
+from pathlib import Path
+from typing import Any
+
+import gymnasium
+
+from drifting_policy.config import TaskConfig
+from drifting_policy.policy import DriftingPolicy
+from drifting_policy.rollout.evaluate import EvalResult, evaluate
+from drifting_policy.rollout.seeds import episode_seeds
+from drifting_policy.rollout.statistics import latency_summary, summarize
+from drifting_policy.rollout.video import tile_episodes, write_video
+from drifting_policy.types import CheckpointError, ConfigError
+
+LABELS = {"max_score": "max score", "final_score": "final score", "success": "success"}
+
+
+def make_env(task: TaskConfig) -> gymnasium.Env[Any, Any]:
+    """A fresh environment of the task."""
+    try:
+        return gymnasium.make(task.env_id, disable_env_checker=True, **task.env_options)
+    except ImportError as error:
+        raise ConfigError(
+            f"Task {task.name} needs a package that is missing: pip install 'drifting-policy[push_t]' ({error})."
+        ) from error
+
+
+def evaluate_policy(
+    policy: DriftingPolicy,
+    task: TaskConfig,
+    *,
+    split: str,
+    episodes: int,
+    num_envs: int,
+    inference_batch: int,
+    videos: int,
+    out: Path,
+    about: dict[str, Any],
+) -> dict[str, Any]:
+    """The scores, which are also written to `out`: scores.json, latency.json and, with `videos` > 0, episodes.mp4.
+
+    scores.json depends on policy, task, split and number of episodes only; what varies from run to run stands in
+    latency.json.
+
+    Raises:
+        CheckpointError: where policy and task do not agree on observations, action, horizons or rate.
+        ConfigError: where `out` cannot be written.
+    """
+    check_contract(policy, task)
+    seeds = episode_seeds(split, episodes)
+    result = evaluate(
+        policy,
+        lambda: make_env(task),
+        seeds,
+        num_envs=num_envs,
+        max_steps=task.max_steps,
+        inference_batch=inference_batch,
+        video_seeds=seeds[:videos],
+        progress=True,
+    )
+    scores = score_table(result, task=task, split=split) | about
+    try:
+        out.mkdir(parents=True, exist_ok=True)
+        write_json(out / "scores.json", scores)
+        write_json(out / "latency.json", dataclasses.asdict(latency_summary(result.plan_seconds)))
+        if videos:
+            film(result, out / "episodes.mp4", fps=task.control_hz)
+    except OSError as error:
+        raise ConfigError(f"The results cannot be written to {out} ({error}); choose another out=DIR.") from error
+    return scores
+
+
+def check_contract(policy: DriftingPolicy, task: TaskConfig) -> None:
+    """Refuse a policy whose contract is not the task's."""
+    ours, theirs = policy.spec.to_dict(), task.spec.to_dict()
+    for name in ours:
+        if ours[name] != theirs[name]:
+            raise CheckpointError(
+                f"The checkpoint does not fit task {task.name}: its {name} is {ours[name]}, the task's is {theirs[name]}."
+            )
+
+
+def score_table(result: EvalResult, *, task: TaskConfig, split: str) -> dict[str, Any]:
+    """Aggregates with intervals, and every episode."""
+    return {
+        "task": task.name,
+        "split": split,
+        "n_episodes": len(result.episodes),
+        "metrics": {name: dataclasses.asdict(interval) for name, interval in summarize(result.episodes).items()},
+        "episodes": [dataclasses.asdict(episode) for episode in result.episodes],
+    }
+
+
+def film(result: EvalResult, path: Path, *, fps: float) -> None:
+    """A grid of the filmed episodes, green where they succeeded."""
+    filmed = {episode.seed: episode for episode in result.episodes if episode.seed in result.frames}
+    columns = max(1, round(len(filmed) ** 0.5))
+    frames = tile_episodes(
+        result.frames,
+        columns=columns,
+        captions={seed: f"{seed}: {episode.max_score:.2f}" for seed, episode in filmed.items()},
+        success={seed: episode.success for seed, episode in filmed.items()},
+    )
+    write_video(path, frames, fps=fps)
+
+
+def print_scores(scores: dict[str, Any], out: Path) -> None:
+    """The table for people."""
+    latency = json.loads((out / "latency.json").read_text())
+    print(f"\n{scores['task']}, {scores['n_episodes']} {scores['split']} episodes")
+    for name, label in LABELS.items():
+        metric = scores["metrics"][name]
+        interval = f"[{metric['low']:.3f}, {metric['high']:.3f}]"
+        print(f"  {label:<12} {metric['value']:.3f}   {100 * metric['confidence']:.0f} % {interval}   {metric['method']}")
+    print(f"  one plan     {latency['p50_ms']:.2f} ms median, {latency['p99_ms']:.2f} ms p99 ({latency['n']} plans)")
+    print(f"  files        {out}")
+
+
+def write_json(path: Path, values: Any) -> None:
+    """Write readable JSON beside `path` and rename it into place."""
+    draft = path.with_name(f".{path.name}.draft")
+    draft.write_text(json.dumps(values, indent=1) + "\n")
+    draft.replace(path)

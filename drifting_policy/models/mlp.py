@@ -1,0 +1,50 @@
+"""MlpGenerator: the small action head, made for CPUs."""
+
+from jaxtyping import Float
+from torch import Tensor, nn
+from torch.nn import functional
+
+from drifting_policy.models.layers import Generator, small_init, zero_init
+
+
+class MlpBlock(nn.Module):
+    """Residual block whose hidden layer also hears the observation."""
+
+    def __init__(self, *, width: int, cond_dim: int) -> None:
+        """A block on vectors of `width` numbers."""
+        super().__init__()
+        self.norm = nn.LayerNorm(width)
+        self.inner = nn.Linear(width, width)
+        self.cond = nn.Linear(cond_dim, width)
+        self.outer = zero_init(nn.Linear(width, width))
+
+    def forward(self, x: Float[Tensor, "b e"], cond: Float[Tensor, "b f"]) -> Float[Tensor, "b e"]:
+        """The input plus what the block adds to it."""
+        hidden = functional.silu(self.inner(self.norm(x)) + self.cond(cond))
+        result: Tensor = x + self.outer(hidden)
+        return result
+
+
+class MlpGenerator(Generator):
+    """Residual MLP on the flattened chunk."""
+
+    def __init__(self, *, sample_shape: tuple[int, int], tokens: int, embed_dim: int, width: int, depth: int) -> None:
+        """`depth` residual blocks of `width`; the conditioning is `tokens` x `embed_dim`."""
+        super().__init__()
+        self.sample_shape = sample_shape
+        size, cond_dim = sample_shape[0] * sample_shape[1], tokens * embed_dim
+        self.noise = nn.Linear(size, width)
+        self.cond = nn.Sequential(nn.Linear(cond_dim, width), nn.SiLU(), nn.Linear(width, width))
+        self.blocks = nn.ModuleList(MlpBlock(width=width, cond_dim=width) for _ in range(depth))
+        self.norm = nn.LayerNorm(width)
+        self.output = small_init(nn.Linear(width, size))
+
+    def forward(self, noise: Float[Tensor, "b t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b t d"]:
+        """Action chunks in network units."""
+        embedding = self.cond(cond.flatten(1))
+        hidden = self.noise(noise.flatten(1)) + embedding
+        embedding = functional.silu(embedding)
+        for block in self.blocks:
+            hidden = block(hidden, embedding)
+        chunk: Tensor = self.output(self.norm(hidden))
+        return chunk.view(-1, *self.sample_shape)

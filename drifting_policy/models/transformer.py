@@ -1,0 +1,39 @@
+"""TransformerGenerator: action steps attend to each other and to the observation tokens."""
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from drifting_policy.models.layers import Generator
+
+
+class TransformerGenerator(Generator):
+    """Pre-norm transformer decoder: one token per action step, cross-attention to the conditioning tokens."""
+
+    def __init__(
+        self, *, sample_shape: tuple[int, int], tokens: int, embed_dim: int, width: int, depth: int, heads: int
+    ) -> None:
+        """`depth` layers of `width`; no dropout, so that training draws all its randomness from explicit generators."""
+        super().__init__()
+        self.sample_shape = sample_shape
+        self.noise = nn.Linear(sample_shape[1], width)
+        self.cond = nn.Linear(embed_dim, width)
+        self.step_embedding = nn.Parameter(torch.randn(sample_shape[0], width) * 0.02)
+        self.cond_embedding = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.layers = nn.ModuleList(
+            nn.TransformerDecoderLayer(
+                width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True
+            )
+            for _ in range(depth)
+        )
+        self.norm = nn.LayerNorm(width)
+        self.output = nn.Linear(width, sample_shape[1])
+
+    def forward(self, noise: Float[Tensor, "b t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b t d"]:
+        """Action chunks in network units."""
+        memory = self.cond(cond) + self.cond_embedding
+        x = self.noise(noise) + self.step_embedding
+        for layer in self.layers:
+            x = layer(x, memory)
+        chunk: Tensor = self.output(self.norm(x))
+        return chunk

@@ -1,0 +1,104 @@
+"""UnetGenerator: the conditional 1-D U-Net of Diffusion Policy, as a one-step action head."""
+
+from collections.abc import Iterable, Sequence
+from itertools import pairwise
+
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from drifting_policy.models.layers import Generator
+from drifting_policy.types import ConfigError
+
+
+class ConvBlock(nn.Module):
+    """Convolution over time, group norm, Mish."""
+
+    def __init__(self, *, inputs: int, outputs: int, kernel: int, groups: int) -> None:
+        """A block that keeps the number of steps."""
+        super().__init__()
+        self.conv = nn.Conv1d(inputs, outputs, kernel, padding=kernel // 2)
+        self.norm = nn.GroupNorm(groups, outputs)
+
+    def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b c2 t"]:
+        """Features with `outputs` channels."""
+        return nn.functional.mish(self.norm(self.conv(x)))
+
+
+class FilmBlock(nn.Module):
+    """Two convolutions; the conditioning scales and shifts the channels between them (FiLM)."""
+
+    def __init__(self, *, inputs: int, outputs: int, cond_dim: int, kernel: int, groups: int) -> None:
+        """A residual block from `inputs` to `outputs` channels."""
+        super().__init__()
+        self.first = ConvBlock(inputs=inputs, outputs=outputs, kernel=kernel, groups=groups)
+        self.film = nn.Linear(cond_dim, 2 * outputs)
+        self.second = ConvBlock(inputs=outputs, outputs=outputs, kernel=kernel, groups=groups)
+        self.skip = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
+
+    def forward(self, x: Float[Tensor, "b c t"], cond: Float[Tensor, "b f"]) -> Float[Tensor, "b c2 t"]:
+        """Features with `outputs` channels."""
+        scale, shift = self.film(nn.functional.mish(cond)).unsqueeze(-1).chunk(2, dim=1)
+        hidden = self.first(x) * (1 + scale) + shift
+        result: Tensor = self.second(hidden) + self.skip(x)
+        return result
+
+
+class UnetGenerator(Generator):
+    """1-D U-Net over the steps of the chunk, conditioned by FiLM (Chi et al. 2023, Diffusion Policy)."""
+
+    def __init__(
+        self,
+        *,
+        sample_shape: tuple[int, int],
+        tokens: int,
+        embed_dim: int,
+        channels: Sequence[int],
+        kernel: int,
+        groups: int,
+        film_dim: int,
+    ) -> None:
+        """One level per entry of `channels`; every level but the last halves the number of steps.
+
+        Raises:
+            ConfigError: where the prediction horizon cannot be halved that often.
+        """
+        super().__init__()
+        levels = len(channels)
+        if sample_shape[0] % 2 ** (levels - 1):
+            raise ConfigError(
+                f"The U-Net halves the prediction horizon {levels - 1} times: {sample_shape[0]} must be a multiple "
+                f"of {2 ** (levels - 1)}. Choose another pred_horizon or fewer channels."
+            )
+        self.sample_shape = sample_shape
+        self.cond = nn.Linear(tokens * embed_dim, film_dim)
+
+        def block(inputs: int, outputs: int) -> FilmBlock:
+            return FilmBlock(inputs=inputs, outputs=outputs, cond_dim=film_dim, kernel=kernel, groups=groups)
+
+        widths = [sample_shape[1], *channels]
+        self.down = nn.ModuleList(nn.ModuleList([block(a, b), block(b, b)]) for a, b in pairwise(widths))
+        self.shrink = nn.ModuleList(nn.Conv1d(c, c, 3, stride=2, padding=1) for c in channels[:-1])
+        self.middle = nn.ModuleList([block(channels[-1], channels[-1]), block(channels[-1], channels[-1])])
+        reverse = list(channels)[::-1]
+        self.up = nn.ModuleList(nn.ModuleList([block(a + b, b), block(b, b)]) for a, b in pairwise(reverse))
+        self.grow = nn.ModuleList(nn.ConvTranspose1d(c, c, 4, stride=2, padding=1) for c in reverse[:-1])
+        self.last = ConvBlock(inputs=channels[0], outputs=channels[0], kernel=kernel, groups=groups)
+        self.output = nn.Conv1d(channels[0], sample_shape[1], 1)
+
+    def forward(self, noise: Float[Tensor, "b t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b t d"]:
+        """Action chunks in network units."""
+        film = self.cond(cond.flatten(1))
+        x, skips = noise.transpose(1, 2), []
+        for level, (first, second) in enumerate(self.down):
+            x = second(first(x, film), film)
+            if level < len(self.shrink):
+                skips.append(x)
+                x = self.shrink[level](x)
+        for block in self.middle:
+            x = block(x, film)
+        for grow, (first, second) in zip(self.grow, self.up, strict=True):
+            x = torch.cat([grow(x), skips.pop()], dim=1)
+            x = second(first(x, film), film)
+        chunk: Tensor = self.output(self.last(x))
+        return chunk.transpose(1, 2)

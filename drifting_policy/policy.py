@@ -1,0 +1,106 @@
+"""DriftingPolicy: normalizer, encoder and generator as one stateless map from observations to action chunks."""
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+import numpy as np
+import torch
+from jaxtyping import Float
+from torch import Tensor, nn
+
+from drifting_policy.models import ENCODERS, GENERATORS
+from drifting_policy.normalize import Normalizer
+from drifting_policy.types import ConfigError, ObservationError, PolicySpec, check_obs
+
+
+class DriftingPolicy(nn.Module):
+    """Draws a whole action chunk in one network evaluation. NumPy at the boundary, stateless, owns no randomness."""
+
+    def __init__(
+        self,
+        spec: PolicySpec,
+        *,
+        encoder: Mapping[str, Any],
+        generator: Mapping[str, Any],
+        noise_scale: float = 1.0,
+        clip: float | None = 1.0,
+    ) -> None:
+        """A policy with fresh weights.
+
+        Args:
+            spec: What the policy sees and commands.
+            encoder: Registered `name` and keyword arguments of the observation encoder.
+            generator: Registered `name` and keyword arguments of the action head.
+            noise_scale: What the noise is multiplied by before it enters the network; 0 makes the policy deterministic.
+            clip: Bound of the action in network units, or None. With `range` normalisation 1 keeps every command inside
+                the range that was demonstrated.
+        """
+        super().__init__()
+        self.spec = spec
+        self.recipe = copy.deepcopy(
+            {"encoder": dict(encoder), "generator": dict(generator), "noise_scale": noise_scale, "clip": clip}
+        )
+        self.noise_scale, self.clip = noise_scale, clip
+        self.normalizer = Normalizer(
+            {key: array.shape for key, array in spec.observations.items()} | {"action": spec.action.shape}
+        )
+        encoder_class, encoder_options = _lookup("encoder", ENCODERS, encoder)
+        self.encoder = encoder_class(observations=spec.observations, obs_horizon=spec.obs_horizon, **encoder_options)
+        generator_class, generator_options = _lookup("generator", GENERATORS, generator)
+        self.generator = generator_class(
+            sample_shape=spec.sample_shape,
+            tokens=self.encoder.tokens,
+            embed_dim=self.encoder.embed_dim,
+            **generator_options,
+        )
+
+    def encode(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "b s e"]:
+        """Conditioning tokens for raw observations "b to ..."."""
+        tokens: Tensor = self.encoder({key: self.normalizer.normalize(key, obs[key]) for key in self.spec.observations})
+        return tokens
+
+    def generate(self, noise: Float[Tensor, "b t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b t d"]:
+        """Action chunks in network units, one evaluation of the action head."""
+        chunk: Tensor = self.generator(noise * self.noise_scale, cond)
+        return chunk
+
+    def forward(self, obs: Mapping[str, Tensor], noise: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """Action chunks in raw units for raw observations "b to ..."."""
+        chunk = self.generate(noise, self.encode(obs))
+        if self.clip is not None:
+            chunk = chunk.clamp(-self.clip, self.clip)
+        return self.normalizer.unnormalize("action", chunk)
+
+    @torch.inference_mode()
+    def act(self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None) -> np.ndarray:
+        """Action chunks "b t d" in raw units, float32.
+
+        Args:
+            obs: Exactly the keys of the specification, each "b to ..." in raw units, finite.
+            noise: Standard normal "b t d", which picks the sample; None means the zero noise: the same chunk every time.
+
+        Raises:
+            ObservationError: names the key, what was expected and what came.
+        """
+        batch = check_obs(self.spec, obs)
+        shape = (batch, *self.spec.sample_shape)
+        if noise is not None and np.shape(noise) != shape:
+            raise ObservationError(f"The noise must have shape {shape}; got {np.shape(noise)}.")
+        device = self.normalizer.get_buffer("scale_action").device
+        tensors = {key: torch.as_tensor(np.asarray(obs[key], np.float32), device=device) for key in self.spec.observations}
+        draw = (
+            torch.zeros(shape, device=device)
+            if noise is None
+            else torch.as_tensor(np.asarray(noise, np.float32), device=device)
+        )
+        chunk: np.ndarray = self(tensors, draw).cpu().numpy()
+        return chunk
+
+
+def _lookup(kind: str, registry: Mapping[str, Any], settings: Mapping[str, Any]) -> tuple[Any, dict[str, Any]]:
+    """The registered class and its keyword arguments."""
+    name = str(settings.get("name"))
+    if name not in registry:
+        raise ConfigError(f"Unknown {kind} '{name}'; choose one of {sorted(registry)}.")
+    return registry[name], {key: value for key, value in settings.items() if key != "name"}

@@ -1,0 +1,1 @@
+"""Evaluates policies in simulation: episodes, intervals and videos."""

@@ -1,0 +1,143 @@
+"""Intervals for scores and success rates, and percentiles of planning times."""
+
+import dataclasses
+import statistics
+from collections.abc import Iterable, Sequence
+from typing import TYPE_CHECKING
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+if TYPE_CHECKING:  # statistics of a finished evaluation need no simulator
+    from drifting_policy.rollout.evaluate import Episode
+
+
+@dataclasses.dataclass(frozen=True)
+class Interval:
+    """An estimate `value` with its two-sided interval `low` .. `high`, from `n` observations by `method`."""
+
+    value: float
+    low: float
+    high: float
+    confidence: float
+    method: str
+    n: int
+
+
+@dataclasses.dataclass(frozen=True)
+class Latency:
+    """Percentiles of `n` planning times in milliseconds."""
+
+    p50_ms: float
+    p99_ms: float
+    max_ms: float
+    n: int
+
+
+def bootstrap_mean(values: ArrayLike, *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0) -> Interval:
+    """The mean of independent `values` with its percentile bootstrap interval (Efron 1979); one value gives zero width.
+
+    Raises:
+        ValueError: no values, or not a vector of finite numbers.
+    """
+    data = _finite(values, ndim=1)
+    rng = np.random.default_rng(seed)
+    means = np.array([data[rng.integers(data.size, size=data.size)].mean() for _ in range(resamples)])
+    return _percentile_interval(data.mean(), means, confidence=confidence, method="bootstrap over episodes", n=data.size)
+
+
+def cluster_bootstrap_mean(
+    groups: Sequence[ArrayLike], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+) -> Interval:
+    """The grand mean over training runs with an interval that covers both the training seeds and the test episodes.
+
+    Each training run is one array "c e": c checkpoints, e test episodes, column i being the same test seed in all runs. A
+    checkpoint is no new observation, so the columns are averaged over c first. Then runs and test seeds are resampled with
+    replacement, independently of each other, and the resampled table is averaged (two-way bootstrap, Owen 2007, "The pigeonhole
+    bootstrap"): an initial state that is hard for one run is hard for all of them, and stays so here. With few training runs,
+    three say, the interval is a lower bound of the uncertainty between them.
+
+    Args:
+        groups: one array "c e" per training run, or "e" for a single checkpoint; e is the same in all, c may differ.
+        confidence: probability in (0, 1).
+        resamples: number of bootstrap tables.
+        seed: of the resampling.
+
+    Raises:
+        ValueError: no runs, runs with other numbers of test episodes, or values that are not finite.
+    """
+    if len(groups) == 0:
+        raise ValueError("A bootstrap over training runs needs at least one run; got none.")
+    runs = [_finite(np.atleast_2d(np.asarray(group)), ndim=2).mean(axis=0) for group in groups]
+    if len({run.size for run in runs}) != 1:
+        raise ValueError(f"All training runs must have the same test episodes; got {[run.size for run in runs]} of them.")
+    table = np.stack(runs)
+    rng = np.random.default_rng(seed)
+    rows, columns = table.shape
+    means = np.array(
+        [table[rng.integers(rows, size=rows)][:, rng.integers(columns, size=columns)].mean() for _ in range(resamples)]
+    )
+    method = "two-way bootstrap over training runs and test seeds"
+    return _percentile_interval(table.mean(), means, confidence=confidence, method=method, n=table.size)
+
+
+def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
+    """Success rate and score interval (Wilson 1927, "Probable inference"); it holds for few trials and rates near 0 or 1.
+
+    Raises:
+        ValueError: not 0 <= successes <= n with n >= 1.
+    """
+    if not (n >= 1 and 0 <= successes <= n):
+        raise ValueError(f"Successes must lie between 0 and n, and n be at least 1; got {successes} of {n}.")
+    _check_confidence(confidence)
+    z = statistics.NormalDist().inv_cdf((1 + confidence) / 2)
+    rate = successes / n
+    centre = (rate + z**2 / (2 * n)) / (1 + z**2 / n)
+    half = z / (1 + z**2 / n) * (rate * (1 - rate) / n + z**2 / (4 * n**2)) ** 0.5
+    low = 0.0 if successes == 0 else centre - half  # exact ends, free of rounding
+    high = 1.0 if successes == n else centre + half
+    return Interval(rate, low, high, confidence, "Wilson", n)
+
+
+def summarize(episodes: Iterable["Episode"], *, confidence: float = 0.95) -> dict[str, Interval]:
+    """Intervals for `max_score` and `final_score` (bootstrap means) and `success` (Wilson) over independent episodes.
+
+    Raises:
+        ValueError: no episodes.
+    """
+    played = list(episodes)
+    return {
+        "max_score": bootstrap_mean([episode.max_score for episode in played], confidence=confidence),
+        "final_score": bootstrap_mean([episode.final_score for episode in played], confidence=confidence),
+        "success": wilson(sum(episode.success for episode in played), len(played), confidence=confidence),
+    }
+
+
+def latency_summary(seconds: Sequence[float]) -> Latency:
+    """Percentiles of planning times without the first, which warms up caches and compilers.
+
+    Raises:
+        ValueError: fewer than two times.
+    """
+    if len(seconds) < 2:
+        raise ValueError(f"A latency summary needs a warm-up call and at least one more; got {len(seconds)} calls.")
+    times = 1000 * _finite(seconds, ndim=1)[1:]
+    return Latency(float(np.percentile(times, 50)), float(np.percentile(times, 99)), float(times.max()), times.size)
+
+
+def _finite(values: ArrayLike, *, ndim: int) -> np.ndarray:
+    data = np.asarray(values, dtype=np.float64)
+    if data.ndim != ndim or data.size == 0 or not np.isfinite(data).all():
+        raise ValueError(f"Statistics need at least one value, all finite, with {ndim} axes; got shape {data.shape}.")
+    return data
+
+
+def _percentile_interval(value: float, means: np.ndarray, *, confidence: float, method: str, n: int) -> Interval:
+    _check_confidence(confidence)
+    low, high = np.percentile(means, [50 * (1 - confidence), 50 * (1 + confidence)])
+    return Interval(float(value), float(low), float(high), confidence, method, n)
+
+
+def _check_confidence(confidence: float) -> None:
+    if not 0 < confidence < 1:
+        raise ValueError(f"confidence must lie between 0 and 1; got {confidence}.")

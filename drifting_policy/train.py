@@ -1,0 +1,277 @@
+"""`python -m drifting_policy.train task=push_t`: trains a policy, saves checkpoints and ends with an evaluation."""
+
+import shutil
+import signal
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import asdict
+from functools import partial
+from pathlib import Path
+from threading import Event
+from typing import Any
+
+import torch
+
+from drifting_policy import cli
+from drifting_policy.checkpoint import list_checkpoints, load_policy, load_state, read_config, resumable
+from drifting_policy.config import TrainConfig, arguments, options
+from drifting_policy.data.chunks import chunk_index, split_episodes
+from drifting_policy.demonstrations import Demonstrations, load_demonstrations
+from drifting_policy.models import Ema
+from drifting_policy.normalize import Normalizer
+from drifting_policy.objectives import OBJECTIVES, Objective
+from drifting_policy.policy import DriftingPolicy
+from drifting_policy.training.batches import Batches, mix
+from drifting_policy.training.hooks import CheckpointHook, LogHook, ValidationHook
+from drifting_policy.training.logging import Log
+from drifting_policy.training.optim import learning_rate_factor, make_optimizer
+from drifting_policy.training.trainer import Hook, NonFiniteLoss, Trainer, TrainState, trainable
+from drifting_policy.types import CheckpointError, ConfigError
+from drifting_policy.versions import versions
+
+INTERRUPTED = 130
+
+
+def run(config: TrainConfig) -> int:
+    """Train as configured; 0 when finished, 130 when interrupted."""
+    if config.threads:
+        torch.set_num_threads(config.threads)
+    run_dir = Path(config.directory)
+    device = choose_device(config.device)
+    demonstrations = load_demonstrations(config.task, config.data)
+    _prepare(run_dir, config)
+    started = time.perf_counter()
+    if config.trainer.rehearse_resume and not config.resume:
+        fit(config, run_dir, demonstrations, device, until=config.trainer.steps // 2, resume=False)
+    resume = config.resume or config.trainer.rehearse_resume
+    finished = fit(config, run_dir, demonstrations, device, until=config.trainer.steps, resume=resume)
+    if not finished:
+        print(f"Interrupted, and saved. To go on, repeat the command with resume=true (run_dir={run_dir}).")
+        return INTERRUPTED
+    if config.trainer.eval_episodes:
+        conclude(config, run_dir, seconds=time.perf_counter() - started)
+    return 0
+
+
+def fit(
+    config: TrainConfig, run_dir: Path, demonstrations: Demonstrations, device: torch.device, *, until: int, resume: bool
+) -> bool:
+    """Train until step `until`; whether it was reached."""
+    trainer = config.trainer
+    objective: Objective = _build_objective(config)
+    state = build_state(config, demonstrations, objective, device)
+    if resume:
+        _restore(state, resumable(run_dir), config)
+    log = Log(run_dir, steps=trainer.steps, start=state.step, tensorboard=trainer.tensorboard)
+    training, validation = build_batches(config, demonstrations, device)
+    saver = CheckpointHook(
+        run_dir,
+        every=trainer.checkpoint_every,
+        last_step=until,
+        keep=trainer.keep_checkpoints,
+        metadata=lambda: _metadata(config),
+        stats=demonstrations.stats,
+    )
+    hooks: list[Hook] = [LogHook(log, every=trainer.log_every)]
+    if validation is not None:
+        limits = {"samples": trainer.validation_samples, "max_chunks": trainer.validation_chunks}
+        hooks.append(ValidationHook(log, validation, every=trainer.validate_every, seed=config.seed, **limits))
+    loop = Trainer(
+        state,
+        objective,
+        training,
+        seed=config.seed,
+        schedule=partial(
+            learning_rate_factor,
+            steps=trainer.steps,
+            warmup_steps=trainer.warmup_steps,
+            final_factor=trainer.final_factor,
+        ),
+        learning_rate=trainer.learning_rate,
+        clip_norm=trainer.clip_norm,
+        bf16=trainer.bf16,
+        observation_noise=trainer.observation_noise,
+        hooks=[*hooks, saver],
+    )
+    try:
+        with interruptible() as interrupted:
+            loop.run(until=until, stop=interrupted.is_set)
+            if state.step < until:
+                saver.save(state)
+    except NonFiniteLoss as error:
+        raise _keep_batch(error, run_dir) from error
+    finally:
+        log.close()
+    return state.step >= until
+
+
+def build_state(config: TrainConfig, demonstrations: Demonstrations, objective: Objective, device: torch.device) -> TrainState:
+    """Fresh weights, their average and the optimiser; the seed decides the weights."""
+
+    def fresh() -> DriftingPolicy:
+        return DriftingPolicy(
+            config.task.spec,
+            encoder=options(config.encoder),
+            generator=options(config.generator),
+            noise_scale=objective.noise_scale,
+        )
+
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(mix(config.seed, 0))
+        policy = fresh()
+    modes = {key: array.normalize for key, array in config.task.observations.items()} | {"action": config.task.action.normalize}
+    policy.normalizer = Normalizer.fit(demonstrations.stats, modes)
+    policy = policy.to(device)
+    ema = Ema(policy, fresh().to(device), power=config.trainer.ema_power, max_decay=config.trainer.ema_max)
+    optimizer = make_optimizer(
+        trainable(policy),
+        learning_rate=config.trainer.learning_rate,
+        betas=config.trainer.betas,
+        weight_decay=config.trainer.weight_decay,
+    )
+    return TrainState(policy, ema, optimizer)
+
+
+def build_batches(config: TrainConfig, demonstrations: Demonstrations, device: torch.device) -> tuple[Batches, Batches | None]:
+    """Training and validation chunks, split by episode; the split depends on the data alone, not on the seed."""
+    task, trainer = config.task, config.trainer
+    index = chunk_index(
+        demonstrations.episode_ends,
+        obs_horizon=task.obs_horizon,
+        pred_horizon=task.pred_horizon,
+        exec_horizon=task.exec_horizon,
+    )
+    kept, held_out = split_episodes(len(demonstrations.episode_ends), validation_fraction=trainer.validation_fraction, seed=0)
+
+    def batches(episodes: Any, batch_size: int) -> Batches:
+        return Batches(
+            demonstrations.observations,
+            demonstrations.action,
+            index.of_episodes(episodes),
+            obs_horizon=task.obs_horizon,
+            batch_size=batch_size,
+            seed=config.seed,
+            device=device,
+        )
+
+    return batches(kept, trainer.batch_size), batches(held_out, 1) if len(held_out) else None
+
+
+def conclude(config: TrainConfig, run_dir: Path, *, seconds: float) -> None:
+    """Evaluate the newest checkpoint on held-out episodes and write report.json."""
+    from drifting_policy.evaluation import evaluate_policy, print_scores, write_json
+
+    checkpoint = list_checkpoints(run_dir)[-1]
+    out = run_dir / "eval"
+    scores = evaluate_policy(
+        load_policy(checkpoint),
+        config.task,
+        split="test",
+        episodes=config.trainer.eval_episodes,
+        num_envs=10,
+        inference_batch=1,
+        videos=min(config.trainer.eval_videos, config.trainer.eval_episodes),
+        out=out,
+        about={"checkpoint": str(run_dir), "step": read_config(checkpoint)["step"], "objective": options(config.objective)},
+    )
+    report = _metadata(config) | {key: scores[key] for key in ("split", "n_episodes", "metrics", "step")}
+    write_json(run_dir / "report.json", report | {"train_seconds": round(seconds, 1)})
+    print_scores(scores, out)
+    print(f"  policy       {checkpoint}")
+
+
+@contextmanager
+def interruptible() -> Iterator[Event]:
+    """An event that the first Ctrl-C sets, so that training stops between two steps; the second one is immediate."""
+    event = Event()
+    previous = signal.getsignal(signal.SIGINT)
+
+    def on_interrupt(number: int, frame: object) -> None:
+        event.set()
+        signal.signal(signal.SIGINT, previous)
+
+    signal.signal(signal.SIGINT, on_interrupt)
+    try:
+        yield event
+    finally:
+        signal.signal(signal.SIGINT, previous)
+
+
+def choose_device(name: str) -> torch.device:
+    """The device called `name`; `auto` is the accelerator where there is one.
+
+    Raises:
+        ConfigError: where PyTorch cannot use it.
+    """
+    if name == "auto":
+        return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+    try:
+        return torch.zeros((), device=name).device
+    except (RuntimeError, AssertionError) as error:
+        raise ConfigError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); try device=cpu.") from error
+
+
+def _build_objective(config: TrainConfig) -> Objective:
+    name = config.objective.name
+    if name not in OBJECTIVES:
+        raise ConfigError(f"Unknown objective '{name}'; choose one of {sorted(OBJECTIVES)}.")
+    return OBJECTIVES[name](**arguments(config.objective))
+
+
+def _metadata(config: TrainConfig) -> dict[str, Any]:
+    return {
+        "task": config.task.name,
+        "objective": options(config.objective),
+        "generator": options(config.generator),
+        "trainer": asdict(config.trainer),
+        "data": config.data,
+        "seed": config.seed,
+        "versions": versions(),
+    }
+
+
+def _prepare(run_dir: Path, config: TrainConfig) -> None:
+    """Make the run directory; never mix two runs in one."""
+    occupied = (run_dir / "checkpoints").exists() or (run_dir / "metrics.jsonl").exists()
+    if config.resume and not occupied:
+        raise CheckpointError(f"There is no run in {run_dir} to resume; start it without resume=true.")
+    if occupied and not config.resume:
+        if not config.overwrite:
+            raise ConfigError(
+                f"{run_dir} already holds a run. Continue it with resume=true, replace it with overwrite=true, "
+                "or choose another run_dir."
+            )
+        shutil.rmtree(run_dir)
+    try:
+        (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
+    except OSError as error:
+        raise ConfigError(f"The run directory {run_dir} cannot be written ({error}); choose another run_dir.") from error
+
+
+def _restore(state: TrainState, checkpoint: Path, config: TrainConfig) -> None:
+    stored, ours = read_config(checkpoint), _metadata(config)
+    for name in ("task", "objective", "generator", "data", "seed"):
+        if stored[name] != ours[name]:
+            raise ConfigError(
+                f"The run in {checkpoint} was started with {name}={stored[name]}, not "
+                f"{ours[name]}. Resume it with the same settings."
+            )
+    try:
+        state.restore(load_state(checkpoint), load_policy(checkpoint).state_dict())
+    except (KeyError, ValueError, RuntimeError) as error:
+        raise CheckpointError(f"The training state in {checkpoint} does not fit these settings ({error}).") from error
+
+
+def _keep_batch(error: NonFiniteLoss, run_dir: Path) -> ConfigError:
+    """Save the batch that broke the loss, and say what to do."""
+    file = run_dir / f"non_finite_batch_step_{error.step}.pt"
+    torch.save({"obs": dict(error.batch.obs), "action": error.batch.action}, file)
+    return ConfigError(
+        f"{error} The weights were not changed by it; its batch is in {file}. Lower trainer.learning_rate, check the data, "
+        "and go on with resume=true."
+    )
+
+
+if __name__ == "__main__":
+    cli.main("train", run)

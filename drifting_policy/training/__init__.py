@@ -1,0 +1,1 @@
+"""The training loop: one Trainer for every objective, network and task."""

@@ -1,0 +1,82 @@
+"""Batches: shuffled chunks of demonstrations as a pure function of (seed, step)."""
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from drifting_policy.data.chunks import ChunkIndex
+from drifting_policy.types import DatasetError
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Raw observations "b to ...", demonstrated chunks "b t d" and which of their steps are real rather than padding."""
+
+    obs: Mapping[str, Tensor]
+    action: Tensor
+    valid: Tensor
+
+
+class Batches:
+    """All chunks of some episodes, held in memory and served in shuffled epochs.
+
+    The batch of a step depends on seed and step alone, so a resumed run needs no saved position.
+    """
+
+    def __init__(
+        self,
+        observations: Mapping[str, np.ndarray],
+        action: np.ndarray,
+        index: ChunkIndex,
+        *,
+        obs_horizon: int,
+        batch_size: int,
+        seed: int,
+        device: torch.device,
+    ) -> None:
+        """Serve the chunks of `index` over step-major arrays.
+
+        Raises:
+            DatasetError: where there are fewer chunks than one batch needs.
+        """
+        if len(index.steps) < batch_size:
+            raise DatasetError(
+                f"The training episodes hold {len(index.steps)} chunks, fewer than one batch of {batch_size}: "
+                "choose a smaller trainer.batch_size or more data."
+            )
+        self.observations = {
+            key: torch.as_tensor(value, dtype=torch.float32, device=device) for key, value in observations.items()
+        }
+        self.action = torch.as_tensor(action, dtype=torch.float32, device=device)
+        self.steps = torch.as_tensor(index.steps, device=device)
+        self.valid = torch.as_tensor(index.valid, device=device)
+        self.obs_horizon, self.batch_size, self.seed = obs_horizon, batch_size, seed
+
+    def __len__(self) -> int:
+        """Full batches per epoch."""
+        return len(self.steps) // self.batch_size
+
+    def batch(self, step: int) -> Batch:
+        """The batch of training step `step`, counted from 0."""
+        epoch, place = divmod(step, len(self))
+        order = torch.randperm(len(self.steps), generator=torch.Generator().manual_seed(mix(self.seed, epoch)))
+        return self.rows(order[place * self.batch_size : (place + 1) * self.batch_size])
+
+    def rows(self, rows: Tensor) -> Batch:
+        """The chunks with these numbers."""
+        steps = self.steps[rows.to(self.steps.device)]
+        seen = steps[:, : self.obs_horizon]
+        return Batch(
+            obs={key: value[seen] for key, value in self.observations.items()},
+            action=self.action[steps],
+            valid=self.valid[rows.to(self.valid.device)],
+        )
+
+
+def mix(seed: int, counter: int) -> int:
+    """A well-spread 63-bit seed for each pair (seed, counter)."""
+    state = np.random.SeedSequence([seed, counter]).generate_state(2, np.uint32)
+    return (int(state[0]) << 31) ^ int(state[1])

@@ -1,0 +1,130 @@
+"""Hooks of the Trainer: logging, validation, checkpoints."""
+
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from drifting_policy.checkpoint import checkpoint_path, drop_state, list_checkpoints, save_policy
+from drifting_policy.policy import DriftingPolicy
+from drifting_policy.training.batches import Batches, mix
+from drifting_policy.training.logging import Log
+from drifting_policy.training.trainer import TrainState
+from drifting_policy.types import Stats
+
+
+class LogHook:
+    """Averages metrics over `every` steps and writes them to the log."""
+
+    def __init__(self, log: Log, *, every: int) -> None:
+        """Write to `log`."""
+        self.log, self.every = log, every
+        self.sums: dict[str, Tensor] = {}
+        self.count, self.since = 0, time.perf_counter()
+
+    def after_step(self, state: TrainState, metrics: dict[str, Tensor]) -> None:
+        """Add up, and write when a window is full."""
+        for name, value in metrics.items():
+            self.sums[name] = self.sums.get(name, torch.zeros(())) + value.cpu().float()
+        self.count += 1
+        self.log.advance(state.step)
+        if state.step % self.every == 0:
+            means = {name: float(total) / self.count for name, total in self.sums.items()}
+            now = time.perf_counter()
+            self.log.write(state.step, {**means, "steps_per_second": self.count / (now - self.since)})
+            self.sums, self.count, self.since = {}, 0, now
+
+
+class ValidationHook:
+    """Measures the averaged policy on held-out episodes every `every` steps."""
+
+    def __init__(self, log: Log, batches: Batches, *, every: int, samples: int, max_chunks: int, seed: int) -> None:
+        """Judge at most `max_chunks` chunks of `batches`, drawing `samples` chunks for each observation."""
+        self.log, self.every, self.samples, self.seed = log, every, samples, seed
+        chunks = len(batches.steps)
+        rows = torch.randperm(chunks, generator=torch.Generator().manual_seed(mix(seed, chunks)))[:max_chunks]
+        self.batch = batches.rows(rows)
+
+    def after_step(self, state: TrainState, metrics: dict[str, Tensor]) -> None:
+        """Write `val_action_error` and `val_spread` (raw action units) when due."""
+        if state.step % self.every == 0:
+            self.log.write(state.step, self.measure(state.ema.module))
+
+    @torch.inference_mode()
+    def measure(self, policy: torch.nn.Module) -> dict[str, float]:
+        """Mean Euclidean distance per step between samples and demonstration, and between samples and their mean.
+
+        Padded steps are left out. The noise is the same at every call, so that the curve shows the policy alone.
+        """
+        if not isinstance(policy, DriftingPolicy):
+            raise TypeError(f"Validation needs a DriftingPolicy; got {type(policy).__name__}.")
+        generator = torch.Generator().manual_seed(self.seed)
+        shape = (self.samples, *self.batch.action.shape)
+        noise = torch.randn(shape, generator=generator).to(self.batch.action)
+        chunks = torch.stack([policy(self.batch.obs, draw) for draw in noise])
+        valid = self.batch.valid
+
+        def mean_distance(difference: Tensor) -> float:
+            return float(difference.norm(dim=-1)[:, valid].mean())
+
+        return {
+            "val_action_error": mean_distance(chunks - self.batch.action),
+            "val_spread": mean_distance(chunks - chunks.mean(dim=0)),
+        }
+
+
+class CheckpointHook:
+    """Saves a checkpoint every `every` steps; keeps the newest `keep` policies and the newest two training states."""
+
+    def __init__(
+        self,
+        run_dir: Path,
+        *,
+        every: int,
+        last_step: int,
+        keep: int,
+        metadata: Callable[[], Mapping[str, Any]],
+        stats: Mapping[str, Stats],
+    ) -> None:
+        """Save under `run_dir`; `metadata` is asked at every save."""
+        self.run_dir, self.every, self.last_step, self.keep = run_dir, every, last_step, keep
+        self.metadata, self.stats = metadata, stats
+
+    def after_step(self, state: TrainState, metrics: dict[str, Tensor]) -> None:
+        """Save when due, and at the last step."""
+        if state.step % self.every == 0 or state.step == self.last_step:
+            self.save(state)
+
+    def save(self, state: TrainState) -> Path:
+        """The checkpoint of this moment; afterwards older ones are thinned out."""
+        averaged = state.ema.module
+        if not isinstance(averaged, DriftingPolicy):
+            raise TypeError(f"A checkpoint holds a DriftingPolicy; got {type(averaged).__name__}.")
+        path = save_policy(
+            checkpoint_path(self.run_dir, state.step),
+            averaged,
+            metadata={"step": state.step, **self.metadata()},
+            stats=self.stats,
+            state=state.to_dict(),
+        )
+        self._thin()
+        return path
+
+    def _thin(self) -> None:
+        checkpoints = list_checkpoints(self.run_dir)
+        for old in checkpoints[: -self.keep]:
+            remove_checkpoint(old)
+        for old in checkpoints[-self.keep : -2]:
+            drop_state(old)
+
+
+def remove_checkpoint(path: Path) -> None:
+    """Delete a checkpoint; renamed first, so that a reader never finds half of one."""
+    doomed = path.with_name(f".{path.name}.doomed")
+    path.rename(doomed)
+    for file in doomed.iterdir():
+        file.unlink()
+    doomed.rmdir()

@@ -1,0 +1,73 @@
+"""Log: metrics as JSON lines, on a progress bar and, if wanted, in TensorBoard."""
+
+import json
+import math
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from tqdm import tqdm
+
+from drifting_policy.types import ConfigError
+
+ON_BAR = {"loss": "loss", "drift_rms_0.2": "drift", "sibling_spread": "spread", "val_action_error": "val_error"}
+
+
+class Log:
+    """Writes each metric line to `metrics.jsonl`; the bar shows speed, time left and the metrics that mean something."""
+
+    def __init__(self, run_dir: Path, *, steps: int, start: int, tensorboard: bool, quiet: bool = False) -> None:
+        """Continue at step `start` of `steps`: lines of later steps, left by an interrupted run, are dropped.
+
+        Raises:
+            ConfigError: where TensorBoard is wanted but not installed.
+        """
+        self.file = run_dir / "metrics.jsonl"
+        self._keep_until(start)
+        self.stream = self.file.open("a")
+        self.bar = tqdm(total=steps, initial=start, unit="it", dynamic_ncols=True, disable=quiet, smoothing=0.05)
+        self.shown: dict[str, str] = {}
+        self.board = _tensorboard(run_dir) if tensorboard else None
+
+    def advance(self, step: int) -> None:
+        """Move the bar to `step`."""
+        self.bar.update(step - self.bar.n)
+
+    def write(self, step: int, metrics: Mapping[str, float]) -> None:
+        """Record `metrics` of `step` everywhere."""
+        # NaN is no JSON; a metric that is not a number is recorded as null.
+        line = {name: (float(value) if math.isfinite(value) else None) for name, value in metrics.items()}
+        self.stream.write(json.dumps({"step": step, **line}) + "\n")
+        self.stream.flush()
+        self.shown |= {label: f"{metrics[name]:.3g}" for name, label in ON_BAR.items() if name in metrics}
+        self.bar.set_postfix(self.shown, refresh=False)
+        if self.board is not None:
+            for name, value in metrics.items():
+                self.board.add_scalar(name, value, step)
+
+    def close(self) -> None:
+        """Finish file, bar and board."""
+        self.bar.close()
+        self.stream.close()
+        if self.board is not None:
+            self.board.close()
+
+    def _keep_until(self, step: int) -> None:
+        if not self.file.exists():
+            return
+        kept = []
+        for line in self.file.read_text().splitlines():
+            try:
+                if json.loads(line)["step"] <= step:
+                    kept.append(line)
+            except (ValueError, KeyError, TypeError):
+                continue  # the torn last line of a killed run
+        self.file.write_text("".join(line + "\n" for line in kept))
+
+
+def _tensorboard(run_dir: Path) -> Any:
+    try:
+        from torch.utils.tensorboard import SummaryWriter
+    except ImportError as error:
+        raise ConfigError("trainer.tensorboard=true needs TensorBoard: pip install 'drifting-policy[tensorboard]'.") from error
+    return SummaryWriter(str(run_dir / "tensorboard"))

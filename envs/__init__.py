@@ -1,0 +1,8 @@
+"""Simulated tasks as Gymnasium environments: `gymnasium.make("drifting_policy.envs:drifting/PushT-v0")`.
+
+Importing this package registers the tasks and loads no simulator. None of them limits the number of steps: the evaluation does.
+"""
+
+import gymnasium
+
+gymnasium.register(id="drifting/PushT-v0", entry_point="drifting_policy.envs.push_t:PushTEnv")

@@ -1,0 +1,305 @@
+"""The drifting field against plain loops, and the symmetries that any such field must have."""
+
+import inspect
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torch import Tensor
+from torch.utils._python_dispatch import TorchDispatchMode
+
+from drifting_policy.drift import Field, drift
+from drifting_policy.drift.field import balanced_force, pairwise_distance, weighted_sum
+from drifting_policy.drift.loss import DriftOptions
+
+COUPLINGS = ("row_column", "row", "none")
+GROUPINGS = ("batch", "condition", "none")
+
+
+def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
+    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
+
+
+def samples(b: int = 3, g: int = 5, p: int = 4, n: int = 2, f: int = 3, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
+    return normal(b, g, f, seed=seed), normal(b, p, f, seed=seed + 100) + 0.5, normal(b, n, f, seed=seed + 200) - 0.5
+
+
+def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
+    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
+
+
+def softmax(logits: list[float]) -> list[float]:
+    powers = [math.exp(value - max(logits)) for value in logits]
+    return [power / sum(powers) for power in powers]
+
+
+def grouped_mean(values: np.ndarray, grouping: str) -> np.ndarray:
+    """The mean per condition "b": of the condition, or of everything."""
+    own = values.reshape(len(values), -1).mean(1)
+    return own if grouping == "condition" else np.full(len(values), own.mean())
+
+
+def loop_field(x: np.ndarray, pos: np.ndarray, neg: np.ndarray, weights: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
+    """The field of `drift`, one sample and one target at a time. `weights` "b m" in the order x, neg, pos."""
+    (b, g, f), targets = x.shape, np.concatenate([x, neg, pos], axis=1)
+    m, negatives = targets.shape[1], g + neg.shape[1]
+    distance = np.array([[[max(math.dist(u, v), 1e-4) for v in targets[c]] for u in x[c]] for c in range(b)])
+    scale = grouped_mean(distance * weights[:, None], options["scale"]) / grouped_mean(weights, options["scale"])
+    unit = np.ones(b) if options["scale"] == "none" else np.maximum(scale / math.sqrt(f), 1e-3)
+    length = np.ones(b) if options["scale"] == "none" else np.maximum(scale, 1e-3)
+    velocity, rms = np.zeros(x.shape), []
+    for temperature in options["temperatures"]:
+        force = np.zeros(x.shape)
+        for c in range(b):
+            ratio = distance[c] / length[c] + (100 * np.eye(g, m) if options["self_mask"] else 0)
+            logits = -ratio / temperature if options["kernel"] == "laplace" else -((ratio / temperature) ** 2) / 2
+            rows = np.array([softmax(list(row)) for row in logits])
+            columns = np.array([softmax(list(column)) for column in logits.T]).T
+            affinity = {"row_column": np.sqrt(rows * columns), "row": rows, "none": np.exp(logits)}[options["coupling"]]
+            affinity = np.maximum(affinity, math.sqrt(options["affinity_floor"])) * weights[c]
+            for i, k, j in itertools.product(range(g), range(negatives), range(negatives, m)):
+                force[c, i] += affinity[i, k] * affinity[i, j] * (targets[c, j] - targets[c, k]) / unit[c]
+        mean_square = grouped_mean(force**2, options["force"])
+        norm = np.ones(b) if options["force"] == "none" else np.sqrt(np.maximum(mean_square, 1e-8))
+        velocity += force / norm[:, None, None]
+        rms.append(np.sqrt(mean_square).mean())
+    return {"velocity": velocity, "scale": scale, "unit": unit, "rms": np.array(rms)}
+
+
+@settings(max_examples=40, deadline=None, derandomize=True)
+@given(
+    st.fixed_dictionaries(
+        {
+            "temperatures": st.sampled_from([(0.02, 0.05, 0.2), (0.3,), (2.0, 0.1)]),
+            "kernel": st.sampled_from(["laplace", "gaussian"]),
+            "coupling": st.sampled_from(COUPLINGS),
+            "scale": st.sampled_from(GROUPINGS),
+            "force": st.sampled_from(GROUPINGS),
+            "affinity_floor": st.sampled_from([0.0, 1e-6, 1e-2]),
+            "self_mask": st.booleans(),
+        }
+    ),
+    st.tuples(*[st.integers(1, 3)] * 3, st.integers(0, 2), st.integers(1, 3)),
+    st.integers(0, 10**6),
+    st.booleans(),
+)
+def test_equals_plain_loops(options: dict[str, Any], shape: tuple[int, ...], seed: int, weighted: bool) -> None:
+    b, g, p, n, f = shape
+    x, pos, neg = samples(b, g, p, n, f, seed)
+    weight = {name: normal(b, count, seed=seed + count).abs() + 0.1 for name, count in (("gen", g), ("pos", p), ("neg", n))}
+    passed = {f"{name}_weight": value for name, value in weight.items()} if weighted else {}
+    field = drift(x, pos, neg, **options, **passed)
+
+    order = torch.cat([weight["gen"], weight["neg"], weight["pos"]], dim=1).numpy()
+    expected = loop_field(x.numpy(), pos.numpy(), neg.numpy(), order if weighted else np.ones_like(order), options)
+    for name, value in expected.items():
+        actual = getattr(field, name).numpy()
+        if name in ("scale", "unit"):
+            actual = np.broadcast_to(actual.reshape(-1), value.shape)
+        np.testing.assert_allclose(actual, value, rtol=1e-8, atol=1e-9, err_msg=name)
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("kernel", ["laplace", "gaussian"])
+def test_vanishes_where_samples_and_data_coincide(coupling: str, kernel: str) -> None:
+    # Without the self mask: with it a sample is repelled by its siblings but attracted by its own copy.
+    x, _, _ = samples(g=6)
+    shuffled = x[:, torch.randperm(6, generator=torch.Generator().manual_seed(1))]
+    options: DriftOptions = {"coupling": coupling, "kernel": kernel}
+    assert drift(x, shuffled, **options, self_mask=False).velocity.abs().max() < 1e-9
+    assert drift(x, shuffled + 0.1, **options, self_mask=False).velocity.abs().max() > 0.1
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+def test_exchanging_positives_and_negatives_flips_the_sign(coupling: str) -> None:
+    x, pos, neg = samples()
+    options: DriftOptions = {"coupling": coupling, "gen_weight": torch.zeros(x.shape[:2])}
+    field, exchanged = drift(x, pos, neg, **options), drift(x, neg, pos, **options)
+    assert_close(field.velocity, -exchanged.velocity)
+    assert field.velocity.abs().max() > 0.1
+
+
+def test_force_is_balanced() -> None:
+    weights, targets = normal(4, 7, 3).abs(), normal(7, 2, 3, seed=1)
+    flipped = balanced_force(weights.roll(3, 1), targets.roll(3, 0), 3)
+    assert_close(balanced_force(weights, targets, 4), -flipped)
+    assert_close(balanced_force(weights, targets + 5, 4), balanced_force(weights, targets, 4))
+
+
+@pytest.mark.parametrize("f", [1, 3, 100])
+def test_translation_and_scaling_leave_the_normalised_velocity_alone(f: int) -> None:
+    parts = [part * 1e4 for part in samples(f=f)]
+    field = drift(*parts)
+    moved = drift(*(part + 7 for part in parts))
+    grown = drift(*(part * 3 for part in parts))  # the samples' distance to themselves is 1e-4, whatever their size
+    assert_close(moved.velocity, field.velocity)
+    assert_close(grown.velocity, field.velocity, 1e-6)
+    assert_close(grown.scale, 3 * field.scale, 1e-6)
+    assert_close(grown.unit, 3 * field.unit, 1e-6)
+    assert_close(grown.rms, field.rms, 1e-6)
+
+
+@pytest.mark.parametrize("f", [2, 100])
+def test_rotates_with_the_samples(f: int) -> None:
+    parts, rotation = samples(f=f), torch.linalg.qr(normal(f, f, seed=9))[0]
+    assert_close(drift(*(part @ rotation for part in parts)).velocity, drift(*parts).velocity @ rotation)
+
+
+def test_order_of_samples_is_irrelevant() -> None:
+    x, pos, neg = samples()
+    velocity = drift(x, pos, neg).velocity
+    assert_close(drift(x.flip(1), pos, neg).velocity, velocity.flip(1))
+    assert_close(drift(x, pos.flip(1), neg.flip(1)).velocity, velocity)
+    assert_close(drift(x.flip(0), pos.flip(0), neg.flip(0)).velocity, velocity.flip(0))
+
+
+def test_absent_negatives_are_empty_negatives() -> None:
+    x, pos, neg = samples(n=0)
+    assert torch.equal(drift(x, pos, neg).velocity, drift(x, pos).velocity)
+
+
+def test_conditions_are_independent_only_where_every_grouping_is() -> None:
+    parts = samples()
+    alone = drift(*(part[:1] for part in parts), scale="condition", force="condition")
+    together = drift(*parts, scale="condition", force="condition")
+    assert_close(together.velocity[:1], alone.velocity)
+    assert_close(together.scale[:1], alone.scale)
+    assert together.scale.shape == (3,)
+    for scale, force in (("batch", "condition"), ("condition", "batch")):
+        coupled = drift(*parts, scale=scale, force=force)
+        assert (coupled.velocity[:1] - alone.velocity).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("force", ["batch", "condition"])
+def test_force_of_one_temperature_has_unit_mean_square(force: str) -> None:
+    velocity = drift(*samples(), temperatures=(0.1,), force=force).velocity
+    axes = (1, 2) if force == "condition" else (0, 1, 2)
+    assert_close(velocity.square().mean(dim=axes), torch.ones_like(velocity.mean(dim=axes)))
+
+
+@pytest.mark.parametrize("coupling", COUPLINGS)
+@pytest.mark.parametrize("floor", [0.0, 1e-6])
+@pytest.mark.parametrize("force", GROUPINGS)
+def test_degenerate_samples_give_finite_fields(coupling: str, floor: float, force: str) -> None:
+    one, same = normal(2, 1, 3, dtype=torch.float32), torch.full((2, 4, 3), 0.25)
+    many = normal(2, 6, 3, dtype=torch.float32)
+    cases = [(one, one + 1), (one, one), (same, same), (same, one), (many.repeat(1, 2, 1), many), (many * 1e4, many - 1e4)]
+    for x, pos in cases:
+        field = drift(x, pos, coupling=coupling, affinity_floor=floor, force=force)
+        assert all(value.isfinite().all() for value in (field.velocity, field.scale, field.unit, field.rms))
+    assert drift(same, same, affinity_floor=floor).velocity.abs().max() == 0
+
+
+def test_exponents_of_thousands_do_not_underflow() -> None:
+    options: DriftOptions = {"temperatures": (2e-4,), "affinity_floor": 0.0}
+    parts = samples(g=8, p=8, n=8)
+    exact, single = drift(*parts, **options), drift(*(part.float() for part in parts), **options)
+    assert exact.rms > 1e-3
+    assert_close(single.velocity.double(), exact.velocity, 0.01)
+
+
+def test_single_sample_is_pulled_straight_to_the_data() -> None:
+    x, pos, _ = samples(g=1, p=1)
+    field = drift(x, pos, temperatures=(0.05,), force="condition")
+    direction = torch.nn.functional.normalize(pos - x, dim=2)
+    assert_close(torch.nn.functional.normalize(field.velocity, dim=2), direction)
+    assert drift(x, pos, affinity_floor=0.0).velocity.abs().max() < 1e-9
+
+
+@pytest.mark.parametrize("f", [3, 100])
+def test_reduced_precision_does_not_reach_the_field(f: int) -> None:
+    x, pos, neg = (part.float() for part in samples(f=f))
+    plain = drift(x, pos, neg)
+    with torch.autocast("cpu", dtype=torch.bfloat16):
+        assert torch.equal(drift(x, pos, neg).velocity, plain.velocity)
+    rounded = drift(x.bfloat16(), pos.half(), neg)
+    assert torch.equal(rounded.velocity, drift(x.bfloat16().float(), pos.half().float(), neg).velocity)
+    assert drift(x.double(), pos, neg).velocity.dtype == torch.float64
+
+
+@pytest.mark.parametrize("f", [1, 64, 65, 300])
+def test_distances_and_sums_do_not_depend_on_how_they_are_computed(f: int) -> None:
+    for targets in (9, 40):
+        x, y = normal(2, 3, f), normal(2, targets, f, seed=1)
+        distance = pairwise_distance(x.permute(1, 2, 0), y.permute(1, 2, 0))
+        assert_close(distance.permute(2, 0, 1), torch.cdist(x, y))
+        total = weighted_sum(distance, y.permute(1, 2, 0))
+        assert_close(total.permute(2, 0, 1), torch.cdist(x, y) @ y)
+
+
+class LargestTensor(TorchDispatchMode):
+    """Remembers the largest storage, in elements, that any operation returned."""
+
+    elements = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        result = func(*args, **(kwargs or {}))
+        for tensor in result if isinstance(result, tuple | list) else (result,):
+            if isinstance(tensor, Tensor):
+                self.elements = max(self.elements, tensor.untyped_storage().nbytes() // tensor.element_size())
+        return result
+
+
+@pytest.mark.parametrize(("g", "f"), [(8, 32), (40, 32), (40, 700), (8, 700)])
+def test_memory_never_holds_every_difference_vector(g: int, f: int) -> None:
+    x, pos, _ = samples(b=4, g=g, p=g, f=f)
+    with LargestTensor() as largest:
+        drift(x, pos)
+    assert 0 < largest.elements <= 4 * max(g * 2 * g, 2 * g * f)
+
+
+def test_particles_that_follow_the_field_find_both_modes() -> None:
+    modes = torch.tensor([[-1.0, 0.0], [1.0, 0.0]])
+    pos = (modes.repeat(32, 1) + 0.05 * normal(64, 2, dtype=torch.float32))[None]
+    x = normal(1, 64, 2, seed=1, dtype=torch.float32)
+    start = drift(x, pos, affinity_floor=0.0).rms
+    for _ in range(100):
+        field = drift(x, pos, affinity_floor=0.0)
+        x = x + 0.05 * field.unit * field.velocity
+    gap, nearest = torch.cdist(x[0], modes).min(dim=1)
+    assert gap.median() < 0.2
+    assert 0.4 < nearest.float().mean() < 0.6
+    assert (drift(x, pos, affinity_floor=0.0).rms < 0.5 * start).all()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"kernel": "cauchy"}, "laplace, gaussian"),
+        ({"coupling": "column"}, "row_column, row, none"),
+        ({"scale": "sample"}, "batch, condition, none"),
+        ({"force": None}, "batch, condition, none"),
+        ({"temperatures": ()}, "temperatures"),
+        ({"temperatures": (0.1, 0.0)}, "temperatures"),
+        ({"temperatures": (math.nan,)}, "temperatures"),
+        ({"affinity_floor": -1e-6}, "affinity_floor"),
+        ({"gen_weight": torch.ones(3, 4)}, r"gen_weight must have shape \(3, 5\); got \(3, 4\)"),
+        ({"pos_weight": torch.ones(4)}, r"pos_weight must have shape \(3, 4\)"),
+        ({"neg_weight": torch.ones(3, 2)}, "neg_weight was given without neg"),
+        ({"neg": torch.ones(3, 2, 9)}, r"neg must have shape \(3, any, 3\) to fit x; got \(3, 2, 9\)"),
+        ({"pos": torch.ones(2, 4, 3)}, r"pos must have shape \(3, any, 3\) to fit x; got \(2, 4, 3\)"),
+        ({"pos": torch.ones(3, 0, 3)}, "pos must hold at least one sample"),
+        ({"x": torch.ones(3, 5)}, r"x must have shape \(b, g, f\)"),
+        ({"x": torch.ones(3, 0, 3)}, r"x must have shape \(b, g, f\)"),
+    ],
+)
+def test_wrong_arguments_are_named(options: dict[str, Any], message: str) -> None:
+    x, pos, _ = samples()
+    unchecked = inspect.unwrap(drift)  # without the test run's own checks of annotations, which users do not have
+    with pytest.raises(ValueError, match=message):
+        unchecked(**({"x": x, "pos": pos} | options))
+
+
+def test_loss_accepts_exactly_the_options_of_the_field() -> None:
+    keywords = [name for name, p in inspect.signature(drift).parameters.items() if p.kind is p.KEYWORD_ONLY]
+    assert list(DriftOptions.__annotations__) == keywords
+
+
+def test_field_carries_no_gradient() -> None:
+    field: Field = drift(*(part.requires_grad_() for part in samples()))
+    assert not any(value.requires_grad for value in (field.velocity, field.scale, field.unit, field.rms))
