@@ -1,4 +1,4 @@
-"""`python -m drifting_policy.doctor`: is everything here that training, evaluating and filming Push-T needs?"""
+"""Is everything here that training, evaluating and filming Push-T needs? `python -m drifting_policy.doctor`"""
 
 import argparse
 import dataclasses
@@ -18,6 +18,7 @@ from pathlib import Path
 ENV_ID = "drifting_policy.envs:drifting/PushT-v0"
 PUBLISHED_DATA = "pusht/pusht_cchi_v7_replay.zarr.zip"
 RESTORE = "git checkout datasets/bundled in a checkout; otherwise install the package again"
+PURPOSE = "Says whether everything is here that training, evaluating and filming Push-T needs, and how to mend what is not."
 EPILOG = "Exit code: 0 if everything needed is there, 1 if not. Optional lines never fail."
 
 
@@ -34,7 +35,7 @@ class Check:
 
 def main(arguments: Sequence[str]) -> int:
     """Exit code 0 if everything needed is there, else 1; prints the findings as a table."""
-    parser = argparse.ArgumentParser(prog="python -m drifting_policy.doctor", description=__doc__, epilog=EPILOG)
+    parser = argparse.ArgumentParser(prog="python -m drifting_policy.doctor", description=PURPOSE, epilog=EPILOG)
     parser.add_argument("run_dir", nargs="?", default="runs", type=Path, help="where runs are to be written (default: runs)")
     checks = examine(run_dir=parser.parse_args(arguments).run_dir, environment=os.environ)
     print(report(checks))
@@ -72,7 +73,7 @@ def report(checks: Sequence[Check]) -> str:
         if not check.ok:
             lines.append(f"{'':6}{'':{width}}  {'fix' if check.required else 'optional'}: {check.fix}")
     failures = sum(not check.ok and check.required for check in checks)
-    verdict = "Everything needed is there." if not failures else f"Failed: {failures} of {len(checks)} checks."
+    verdict = f"{failures} of {len(checks)} checks failed." if failures else "Everything needed is there."
     return "\n".join([*lines, "", verdict])
 
 
@@ -105,9 +106,8 @@ def check_packages() -> list[Check]:
     except importlib.metadata.PackageNotFoundError:
         return []  # check_installation says so
     pairs = [line.partition(";")[::2] for line in requirements]
-    return [
-        check_package(name.strip()) for name, marker in pairs if "extra" not in marker or re.search(r"\bpush[-_]t\b", marker)
-    ]
+    push_t = re.compile(r"\bpush[-_]t\b")  # build tools disagree on how to spell an extra
+    return [check_package(name.strip()) for name, marker in pairs if "extra" not in marker or push_t.search(marker)]
 
 
 def check_package(requirement: str) -> Check:
@@ -129,8 +129,8 @@ def check_device() -> Check:
         square = torch.ones(8, 8, device=device)
         if (square @ square).sum().item() != 8.0**3:
             raise ArithmeticError(f"{device} multiplies matrices wrongly")
-        accelerator = {"cuda": torch.cuda.get_device_name, "mps": lambda: "Apple GPU", "cpu": lambda: "no GPU"}[device]()
-        return f"{device} ({accelerator}), {torch.get_num_threads()} CPU threads"
+        name = torch.cuda.get_device_properties(0).name if device == "cuda" else device
+        return f"{name}, {torch.get_num_threads()} CPU threads"
 
     return _check("device", probe, fix="install the PyTorch that fits this machine's driver: https://pytorch.org/get-started")
 
@@ -165,7 +165,7 @@ def check_video() -> Check:
 
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "film.mp4"
-            write_video(path, [np.full((64, 64, 3), level, np.uint8) for level in (0, 255)], fps=10)
+            write_video(path, [np.full((64, 64, 3), level, np.uint8) for level in (0, 255)], fps=10.0)
             return f"H.264 ({path.stat().st_size} bytes written)"
 
     fix = "pip install --upgrade av; or go without films: eval videos=0, train trainer.eval_videos=0"
@@ -213,8 +213,11 @@ def check_run_dir(run_dir: Path) -> Check:
     def probe() -> str:
         absolute = run_dir.absolute()
         existing = next(folder for folder in (absolute, *absolute.parents) if folder.exists())
-        with tempfile.NamedTemporaryFile(dir=existing):
-            free = shutil.disk_usage(existing).free
+        try:
+            with tempfile.NamedTemporaryFile(dir=existing):
+                free = shutil.disk_usage(existing).free
+        except OSError as error:
+            raise RuntimeError(f"{existing} takes no files: {error.strerror}") from error
         return f"{absolute} is writable, {free / 1e9:.1f} GB free"
 
     return _check("run directory", probe, fix="make it writable, or choose another one: train run_dir=FOLDER, eval out=FOLDER")
@@ -231,8 +234,7 @@ def _check(name: str, probe: Callable[[], str], *, fix: str, required: bool = Tr
 def _sentence(error: Exception) -> str:
     if isinstance(error, importlib.metadata.PackageNotFoundError):
         return "not installed"
-    first = (str(error).strip().splitlines() or [""])[0]
-    return first if isinstance(error, FileNotFoundError | RuntimeError) and first else f"{type(error).__name__}: {first}"
+    return next(iter(str(error).strip().splitlines()), type(error).__name__)
 
 
 def _at_least(version: str, minimum: str) -> str:

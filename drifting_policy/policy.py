@@ -60,14 +60,9 @@ class DriftingPolicy(nn.Module):
         tokens: Tensor = self.encoder({key: self.normalizer.normalize(key, obs[key]) for key in self.spec.observations})
         return tokens
 
-    def generate(self, noise: Float[Tensor, "b t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b t d"]:
-        """Action chunks in network units, one evaluation of the action head."""
-        chunk: Tensor = self.generator(noise * self.noise_scale, cond)
-        return chunk
-
     def forward(self, obs: Mapping[str, Tensor], noise: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """Action chunks in raw units for raw observations "b to ..."."""
-        chunk = self.generate(noise, self.encode(obs))
+        chunk: Tensor = self.generator(noise[:, None] * self.noise_scale, self.encode(obs))[:, 0]
         if self.clip is not None:
             chunk = chunk.clamp(-self.clip, self.clip)
         return self.normalizer.unnormalize("action", chunk)

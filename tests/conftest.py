@@ -8,7 +8,7 @@ import torch
 
 @pytest.fixture(scope="session", autouse=True)
 def one_thread() -> None:
-    """One CPU thread: the order of a sum, and so its last bits, must not depend on the machine; small tensors are faster, too."""
+    """One CPU thread: the order of a sum, and so its last bits, must not depend on the machine."""
     torch.set_num_threads(1)
 
 

@@ -25,8 +25,11 @@ class Generator(nn.Module, ABC):
     sample_shape: tuple[int, int]
 
     @abstractmethod
-    def forward(self, noise: Float[Tensor, "b t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b t d"]:
-        """Action chunks in network units; `noise` is standard normal and picks the sample."""
+    def forward(self, noise: Float[Tensor, "b g t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b g t d"]:
+        """Action chunks in network units, g for each condition; `noise` is standard normal and picks the sample.
+
+        What depends on the condition alone is computed once for all its samples.
+        """
 
 
 def zero_init(linear: nn.Linear) -> nn.Linear:

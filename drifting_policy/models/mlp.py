@@ -18,9 +18,9 @@ class MlpBlock(nn.Module):
         self.cond = nn.Linear(cond_dim, width)
         self.outer = zero_init(nn.Linear(width, width))
 
-    def forward(self, x: Float[Tensor, "b e"], cond: Float[Tensor, "b f"]) -> Float[Tensor, "b e"]:
+    def forward(self, x: Float[Tensor, "b g e"], cond: Float[Tensor, "b f"]) -> Float[Tensor, "b g e"]:
         """The input plus what the block adds to it."""
-        hidden = functional.silu(self.inner(self.norm(x)) + self.cond(cond))
+        hidden = functional.silu(self.inner(self.norm(x)) + self.cond(cond)[:, None])
         result: Tensor = x + self.outer(hidden)
         return result
 
@@ -39,12 +39,12 @@ class MlpGenerator(Generator):
         self.norm = nn.LayerNorm(width)
         self.output = small_init(nn.Linear(width, size))
 
-    def forward(self, noise: Float[Tensor, "b t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b t d"]:
+    def forward(self, noise: Float[Tensor, "b g t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b g t d"]:
         """Action chunks in network units."""
         embedding = self.cond(cond.flatten(1))
-        hidden = self.noise(noise.flatten(1)) + embedding
+        hidden = self.noise(noise.flatten(2)) + embedding[:, None]
         embedding = functional.silu(embedding)
         for block in self.blocks:
             hidden = block(hidden, embedding)
         chunk: Tensor = self.output(self.norm(hidden))
-        return chunk.view(-1, *self.sample_shape)
+        return chunk.unflatten(2, self.sample_shape)  # type: ignore[no-untyped-call]

@@ -29,11 +29,11 @@ class TransformerGenerator(Generator):
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, sample_shape[1])
 
-    def forward(self, noise: Float[Tensor, "b t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b t d"]:
+    def forward(self, noise: Float[Tensor, "b g t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b g t d"]:
         """Action chunks in network units."""
-        memory = self.cond(cond) + self.cond_embedding
-        x = self.noise(noise) + self.step_embedding
+        memory = (self.cond(cond) + self.cond_embedding).repeat_interleave(noise.shape[1], dim=0)
+        x = self.noise(noise.flatten(0, 1)) + self.step_embedding
         for layer in self.layers:
             x = layer(x, memory)
         chunk: Tensor = self.output(self.norm(x))
-        return chunk
+        return chunk.view(noise.shape)

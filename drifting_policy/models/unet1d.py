@@ -1,6 +1,6 @@
 """UnetGenerator: the conditional 1-D U-Net of Diffusion Policy, as a one-step action head."""
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from itertools import pairwise
 
 import torch
@@ -36,9 +36,10 @@ class FilmBlock(nn.Module):
         self.second = ConvBlock(inputs=outputs, outputs=outputs, kernel=kernel, groups=groups)
         self.skip = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "b c t"], cond: Float[Tensor, "b f"]) -> Float[Tensor, "b c2 t"]:
-        """Features with `outputs` channels."""
-        scale, shift = self.film(nn.functional.mish(cond)).unsqueeze(-1).chunk(2, dim=1)
+    def forward(self, x: Float[Tensor, "bg c t"], cond: Float[Tensor, "b f"]) -> Float[Tensor, "bg c2 t"]:
+        """Features with `outputs` channels; consecutive rows of `x` share a row of `cond`."""
+        film = self.film(nn.functional.mish(cond)).repeat_interleave(len(x) // len(cond), dim=0)
+        scale, shift = film.unsqueeze(-1).chunk(2, dim=1)
         hidden = self.first(x) * (1 + scale) + shift
         result: Tensor = self.second(hidden) + self.skip(x)
         return result
@@ -86,19 +87,23 @@ class UnetGenerator(Generator):
         self.last = ConvBlock(inputs=channels[0], outputs=channels[0], kernel=kernel, groups=groups)
         self.output = nn.Conv1d(channels[0], sample_shape[1], 1)
 
-    def forward(self, noise: Float[Tensor, "b t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b t d"]:
+    def forward(self, noise: Float[Tensor, "b g t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b g t d"]:
         """Action chunks in network units."""
         film = self.cond(cond.flatten(1))
-        x, skips = noise.transpose(1, 2), []
-        for level, (first, second) in enumerate(self.down):
-            x = second(first(x, film), film)
+        x, skips = noise.flatten(0, 1).transpose(1, 2), []
+        for level, blocks in enumerate(self.down):
+            x = _through(blocks, x, film)
             if level < len(self.shrink):
                 skips.append(x)
                 x = self.shrink[level](x)
-        for block in self.middle:
-            x = block(x, film)
-        for grow, (first, second) in zip(self.grow, self.up, strict=True):
-            x = torch.cat([grow(x), skips.pop()], dim=1)
-            x = second(first(x, film), film)
+        x = _through(self.middle, x, film)
+        for grow, blocks in zip(self.grow, self.up, strict=True):
+            x = _through(blocks, torch.cat([grow(x), skips.pop()], dim=1), film)
         chunk: Tensor = self.output(self.last(x))
-        return chunk.transpose(1, 2)
+        return chunk.transpose(1, 2).reshape(noise.shape)
+
+
+def _through(blocks: nn.Module, x: Tensor, film: Tensor) -> Tensor:
+    for block in blocks.children():
+        x = block(x, film)
+    return x

@@ -77,9 +77,8 @@ class DriftObjective(Objective):
         `drift_rms_<temperature>` is the length of the field before it was normalised, `sibling_spread` the deviation of the
         samples of one observation around their mean, `sample_error` their RMS distance from the demonstration (network units).
         """
-        noise = torch.randn((len(action) * self.samples, *action.shape[1:]), generator=generator).to(action)
-        chunks = head(noise, cond.repeat_interleave(self.samples, dim=0)).float()
-        x = rearrange(chunks, "(b g) t d -> b g t d", g=self.samples)
+        noise = torch.randn((len(action), self.samples, *action.shape[1:]), generator=generator).to(action)
+        x = head(noise, cond).float()
         pattern = GROUPINGS[self.grouping]
         losses, field = drift_loss(rearrange(x, pattern), rearrange(action[:, None], pattern), **self.options)
         samples = x.detach()

@@ -21,6 +21,6 @@ class RegressionObjective(Objective):
         generator: torch.Generator,
     ) -> Loss:
         """Mean squared error to the demonstrated chunk, in network units."""
-        chunk = head(torch.zeros_like(action), cond).float()
+        chunk = head(torch.zeros_like(action)[:, None], cond)[:, 0].float()
         value = (chunk - action).square().mean()
         return Loss(value, {"sample_error": value.detach().sqrt()})

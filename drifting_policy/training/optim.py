@@ -16,7 +16,7 @@ def make_optimizer(
     for parameter in parameters:
         (matrices if parameter.ndim > 1 else vectors).append(parameter)
     groups = [{"params": matrices, "weight_decay": weight_decay}, {"params": vectors, "weight_decay": 0.0}]
-    return torch.optim.AdamW(groups, lr=learning_rate, betas=(betas[0], betas[1]))
+    return torch.optim.AdamW(groups, lr=learning_rate, betas=(betas[0], betas[1]), fused=True)
 
 
 def learning_rate_factor(step: int, *, steps: int, warmup_steps: int, final_factor: float) -> float:
