@@ -1,15 +1,17 @@
 """The door: composes a command line by Hydra, hands over plain dataclasses, and turns user errors into one sentence."""
 
+import dataclasses
 import difflib
 import os
 import re
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, TypeVar
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
-from hydra.errors import HydraException
+from hydra.core.override_parser.overrides_parser import OverridesParser
+from hydra.errors import HydraException, OverrideParseException
 from omegaconf import DictConfig, OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
@@ -18,6 +20,8 @@ from drifting_policy.types import ConfigError, UserError
 
 T = TypeVar("T")
 CONFIG_MODULE = "drifting_policy.configs"
+FLAGS = ("--help", "-h", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--hydra-help")
+FLAGS_WITH_A_WORD = {"--cfg", "-c", "--info", "-i", "--package", "-p"}
 
 
 def main(config_name: str, run: Callable[[Any], int | None]) -> None:
@@ -25,12 +29,19 @@ def main(config_name: str, run: Callable[[Any], int | None]) -> None:
     schema.register()
     arguments = sys.argv[1:]
     try:
+        _check_form(arguments)
         if not any(argument.startswith("-") for argument in arguments):
-            sys.exit(run(compose(config_name, arguments)) or 0)
-        _validate(config_name, arguments)
-        hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name)(_guarded(run))()
+            code = run(compose(config_name, arguments)) or 0
+        else:
+            _validate(config_name, arguments)
+            hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name)(_guarded(run))()
+            code = 0
+        sys.stdout.flush()
+        sys.exit(code)
     except UserError as error:
         sys.exit(_told(error))
+    except KeyboardInterrupt:
+        sys.exit(130)
     except BrokenPipeError:
         os._exit(0)  # the reader of our output went away; nothing can be printed any more
 
@@ -45,23 +56,64 @@ def compose(config_name: str, overrides: Sequence[str]) -> Any:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-            composed = hydra.compose(config_name, overrides=list(overrides))
-            return OmegaConf.to_object(composed)
+            return _plain(hydra.compose(config_name, overrides=list(overrides)))
     except (HydraException, OmegaConfBaseException) as error:
-        raise ConfigError(_sentence(error, config_name)) from error
+        raise ConfigError(_sentence(error, config_name, overrides)) from error
+
+
+def _plain(composed: DictConfig) -> Any:
+    """The dataclass of a composed configuration; what Hydra let in by `+` but nothing would read is refused."""
+    config = OmegaConf.to_object(composed)
+    for name in _extra(config):
+        raise ConfigError(f"Unknown setting '{name}': nothing reads it, so it cannot be added.")
+    return config
+
+
+def _extra(config: Any, prefix: str = "") -> Iterator[str]:
+    known = {field.name for field in dataclasses.fields(config)}
+    for name, value in vars(config).items():
+        if name not in known:
+            yield prefix + name
+        elif dataclasses.is_dataclass(value):
+            yield from _extra(value, f"{prefix}{name}.")
+
+
+def _check_form(arguments: Sequence[str]) -> None:
+    """Refuse what is neither a flag nor name=value, before Hydra does so in many lines."""
+    for before, argument in zip(["", *arguments], arguments, strict=False):
+        if argument.startswith("-"):
+            if argument.partition("=")[0] not in FLAGS:
+                raise ConfigError(f"Unknown flag '{argument}'; settings are written name=value, and flags are {', '.join(FLAGS)}.")
+        elif "=" not in argument and not argument.startswith("~") and before not in FLAGS_WITH_A_WORD:
+            raise ConfigError(f"'{argument}' is not a setting; write name=value, as in seed=1.")
 
 
 def _validate(config_name: str, arguments: Sequence[str]) -> None:
-    """Compose once before Hydra's own runner, whose errors have another form; sweeps it must split itself."""
-    flags = {"-m", "--multirun", "--help", "-h", "--hydra-help", "--info", "-i", "--version"}
-    if not flags & set(arguments):
-        compose(config_name, [argument for argument in arguments if "=" in argument and not argument.startswith("--")])
+    """Compose once before Hydra's own runner, whose errors have another form; of a sweep, every value is tried."""
+    overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
+    if {"-m", "--multirun"} & set(arguments):
+        try:
+            values = [_sweep(argument) for argument in overrides]
+        except HydraException as error:
+            raise ConfigError(_sentence(error, config_name, ())) from error
+        for job in range(max(map(len, values), default=1)):
+            compose(config_name, [choices[job % len(choices)] for choices in values])
+    else:
+        compose(config_name, overrides)
+
+
+def _sweep(argument: str) -> list[str]:
+    """The overrides that a sweep such as seed=0,1 stands for; any other argument stands for itself."""
+    override = OverridesParser.create().parse_override(argument)
+    if not (override.is_choice_sweep() or override.is_range_sweep()):
+        return [argument]
+    return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
 def _guarded(run: Callable[[Any], int | None]) -> Callable[[DictConfig], None]:
     def guarded(composed: DictConfig) -> None:
         try:
-            code = run(OmegaConf.to_object(composed))
+            code = run(_plain(composed))
         except UserError as error:
             code = _told(error)
         if code:
@@ -75,12 +127,14 @@ def _told(error: UserError) -> int:
     return 2
 
 
-def _sentence(error: Exception, config_name: str) -> str:
+def _sentence(error: Exception, config_name: str, overrides: Sequence[str]) -> str:
     """Hydra's message in one line; an unknown key gets the closest known one."""
+    if isinstance(error, OverrideParseException):
+        return f"'{error.override}' cannot be read ({(error.message.splitlines() or [''])[0]}); write name=value, as in seed=1."
     message = " ".join(str(error).split())
     unknown = re.search(r"Could not override '([\w.]+)'", message) or re.search(r"Key '([\w.]+)' (?:not in|is not in)", message)
     if unknown:
-        known = _known_keys(config_name)
+        known = _known_keys(config_name, overrides)
         close = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.5)
         hint = (
             f" Did you mean '{close[0]}'?" if close else f" Top-level settings: {', '.join(k for k in known if '.' not in k)}."
@@ -88,13 +142,16 @@ def _sentence(error: Exception, config_name: str) -> str:
         return f"Unknown setting '{unknown[1]}'.{hint}"
     missing = re.search(r"Could not find '(\w+)/([^']+)' Available options in '[^']+': (.*?)(?: Config search path|$)", message)
     if missing:
-        choices = [name for name in missing[3].split() if not name.endswith("schema")]
+        choices = [name for name in missing[3].split() if not name.endswith(("schema", "_base"))]
         return f"Unknown {missing[1]} '{missing[2]}'; choose one of {', '.join(choices)}."
-    cause = " ".join(str(error.__cause__ or "").split()).split(" full_key:")[0]
-    return f"{message.partition(' full_key:')[0]}{': ' + cause if cause else ''}."
+    text = message.partition(" full_key:")[0]
+    cause = " ".join(str(error.__cause__ or "").split()).partition(" full_key:")[0]
+    return f"{text}: {cause}" if cause else text
 
 
-def _known_keys(config_name: str) -> list[str]:
+def _known_keys(config_name: str, overrides: Sequence[str]) -> list[str]:
+    """All settings, those of the chosen groups among them."""
+    groups = {f.name for f in dataclasses.fields(schema.TrainConfig) if f.name in GROUPS}
     with hydra.initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
         composed = hydra.compose(config_name)
     keys = []

@@ -212,6 +212,16 @@ class EvalConfig:
     out: str | None = None
 
 
+@dataclass
+class RolloutConfig:
+    """Everything that `python -m drifting_policy.datasets.push_t` accepts."""
+
+    ckpt: str = ""
+    episodes: int = 200
+    most: int = 2000
+    out: str = "push_t.zarr.zip"
+
+
 def options(choice: NamedConfig) -> dict[str, Any]:
     """Name and keyword arguments of a registry choice."""
     return asdict(choice)
@@ -234,6 +244,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="eval_schema", node=EvalConfig)
+    store.store(name="rollout_schema", node=RolloutConfig)
     store.store(group="task", name="schema", node=TaskConfig)
     store.store(group="trainer", name="schema", node=TrainerConfig)
     for group, nodes in _CHOICES.items():
