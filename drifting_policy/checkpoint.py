@@ -14,10 +14,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
 from drifting_policy.policy import DriftingPolicy
-from drifting_policy.types import CheckpointError, PolicySpec, Stats, UserError
+from drifting_policy.types import CheckpointError, ConfigError, PolicySpec, Stats
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, STATS, STATE = "model.safetensors", "config.json", "stats.json", "state.pt"
+CHECKSUM = "config_sha256"
 
 
 def save_policy(
@@ -52,14 +53,15 @@ def save_policy(
             **metadata,
             "sha256": {name: _sha256(draft / name) for name in (WEIGHTS, STATE) if (draft / name).exists()},
         }
-        (draft / CONFIG).write_text(json.dumps(config, indent=1) + "\n")
+        (draft / CONFIG).write_text(json.dumps(config | {CHECKSUM: _content_sha256(config)}, indent=1) + "\n")
         _replace(draft, target)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
-        shutil.rmtree(draft, ignore_errors=True)
         raise CheckpointError(
-            f"The checkpoint {target} could not be written ({error}). Free some space or choose another run_dir; "
+            f"The checkpoint {target} could not be written ({_first_line(error)}). Free some space or choose another run_dir; "
             "earlier checkpoints are untouched."
         ) from error
+    finally:
+        shutil.rmtree(draft, ignore_errors=True)
     return target
 
 
@@ -70,6 +72,7 @@ def load_policy(path: str | Path, *, device: str | torch.device = "cpu") -> Drif
 
     Raises:
         CheckpointError: where anything is missing, damaged or of another format.
+        ConfigError: where PyTorch cannot use the device.
     """
     directory = resolve(path)
     config = read_config(directory)
@@ -77,9 +80,12 @@ def load_policy(path: str | Path, *, device: str | torch.device = "cpu") -> Drif
     try:
         policy = DriftingPolicy(PolicySpec.from_dict(config["spec"]), **config["policy"])
         policy.load_state_dict(load_file(directory / WEIGHTS), strict=True)
-    except (KeyError, TypeError, AttributeError, RuntimeError, SafetensorError, UserError) as error:
+    except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{directory} does not describe a policy of this version: {_first_line(error)}.") from error
-    return policy.to(device).requires_grad_(False).eval()
+    try:
+        return policy.to(device).requires_grad_(False).eval()
+    except (RuntimeError, AssertionError, ImportError) as error:  # PyTorch built without it, no driver, no such device
+        raise ConfigError(f"device={device} cannot be used here ({_first_line(error)}); try device=cpu.") from error
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
@@ -92,7 +98,9 @@ def load_state(path: str | Path) -> dict[str, Any]:
     _verify(directory, read_config(directory), STATE)
     try:
         state: dict[str, Any] = torch.load(directory / STATE, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except pickle.UnpicklingError as error:  # whose own text advises to run what is in the file
+        raise CheckpointError(f"{directory / STATE} holds more than tensors and plain values. Do not use it.") from error
+    except (RuntimeError, EOFError) as error:
         raise CheckpointError(f"{directory / STATE} is damaged: {_first_line(error)}. Resume from another one.") from error
     return state
 
@@ -113,6 +121,8 @@ def read_config(directory: str | Path) -> dict[str, Any]:
         raise CheckpointError(f"{file} is damaged ({_first_line(error)}); use another checkpoint.") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{file} has format version {version}; this version of the package reads {FORMAT_VERSION}.")
+    if config.pop(CHECKSUM, None) != _content_sha256(config):
+        raise CheckpointError(f"{file} is damaged or was edited: its checksum does not fit. Use another checkpoint.")
     return dict(config)
 
 
@@ -165,29 +175,40 @@ def resumable(run_dir: str | Path) -> Path:
 
 def drop_state(path: str | Path) -> None:
     """Remove the training state of a checkpoint, which remains a complete policy."""
-    config = read_config(path)
     (Path(path) / STATE).unlink(missing_ok=True)
-    config["sha256"].pop(STATE, None)
-    draft = Path(path) / f".{CONFIG}.draft"
-    draft.write_text(json.dumps(config, indent=1) + "\n")
-    draft.replace(Path(path) / CONFIG)
 
 
 def _verify(directory: Path, config: Mapping[str, Any], name: str) -> None:
     file, expected = directory / name, config.get("sha256", {}).get(name)
     if not file.is_file() or expected is None:
         raise CheckpointError(f"The checkpoint {directory} has no {name}.")
-    if _sha256(file) != expected:
+    try:
+        found = _sha256(file)
+    except OSError as error:
+        raise CheckpointError(f"{file} cannot be read ({error}). Use another checkpoint.") from error
+    if found != expected:
         raise CheckpointError(f"{file} is damaged: its checksum is not the one in {CONFIG}. Use another checkpoint.")
 
 
 def _replace(draft: Path, target: Path) -> None:
-    """Put `draft` in the place of `target`; a directory cannot be renamed over one that holds files."""
+    """Put `draft` in the place of `target`, for a directory cannot be renamed over one that holds files.
+
+    If that fails, `target` is as it was.
+    """
     old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.exists():
+    if target.is_dir():
         target.rename(old)
-    draft.rename(target)
+    try:
+        draft.rename(target)
+    finally:
+        if old.is_dir() and not target.exists():
+            old.rename(target)
     shutil.rmtree(old, ignore_errors=True)
+
+
+def _content_sha256(config: Mapping[str, Any]) -> str:
+    """Checksum of what the JSON says, however it is laid out."""
+    return hashlib.sha256(json.dumps(json.loads(json.dumps(config)), sort_keys=True).encode()).hexdigest()
 
 
 def _sha256(file: Path) -> str:

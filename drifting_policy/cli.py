@@ -1,26 +1,29 @@
 """The door: composes a command line by Hydra, hands over plain dataclasses, and turns user errors into one sentence."""
 
+import contextlib
 import dataclasses
 import difflib
+import io
 import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
-from typing import Any, TypeVar
+from typing import Any
 
 import hydra
 from hydra.core.global_hydra import GlobalHydra
 from hydra.core.override_parser.overrides_parser import OverridesParser
 from hydra.errors import HydraException, OverrideParseException
-from omegaconf import DictConfig, OmegaConf
+from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
 from drifting_policy import config as schema
 from drifting_policy.types import ConfigError, UserError
 
-T = TypeVar("T")
 CONFIG_MODULE = "drifting_policy.configs"
+GROUPS = ("task", "encoder", "generator", "objective", "trainer")
 FLAGS = ("--help", "-h", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--hydra-help")
+SWEEP = {"--multirun", "-m"}
 FLAGS_WITH_A_WORD = {"--cfg", "-c", "--info", "-i", "--package", "-p"}
 
 
@@ -34,8 +37,19 @@ def main(config_name: str, run: Callable[[Any], int | None]) -> None:
             code = run(compose(config_name, arguments)) or 0
         else:
             _validate(config_name, arguments)
-            hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name)(_guarded(run))()
+            runner = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name)(
+                _guarded(run)
+            )
             code = 0
+            if SWEEP & set(arguments):
+                runner()
+            else:  # Hydra shows something; it would take a reader that went away for its own failure
+                shown = io.StringIO()
+                try:
+                    with contextlib.redirect_stdout(shown):
+                        runner()
+                finally:
+                    print(shown.getvalue(), end="", flush=True)
         sys.stdout.flush()
         sys.exit(code)
     except UserError as error:
@@ -57,11 +71,11 @@ def compose(config_name: str, overrides: Sequence[str]) -> Any:
     try:
         with hydra.initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
             return _plain(hydra.compose(config_name, overrides=list(overrides)))
-    except (HydraException, OmegaConfBaseException) as error:
+    except (HydraException, OmegaConfBaseException, AssertionError) as error:
         raise ConfigError(_sentence(error, config_name, overrides)) from error
 
 
-def _plain(composed: DictConfig) -> Any:
+def _plain(composed: Any) -> Any:
     """The dataclass of a composed configuration; what Hydra let in by `+` but nothing would read is refused."""
     config = OmegaConf.to_object(composed)
     for name in _extra(config):
@@ -83,7 +97,9 @@ def _check_form(arguments: Sequence[str]) -> None:
     for before, argument in zip(["", *arguments], arguments, strict=False):
         if argument.startswith("-"):
             if argument.partition("=")[0] not in FLAGS:
-                raise ConfigError(f"Unknown flag '{argument}'; settings are written name=value, and flags are {', '.join(FLAGS)}.")
+                raise ConfigError(
+                    f"Unknown flag '{argument}'; settings are written name=value, and flags are {', '.join(FLAGS)}."
+                )
         elif "=" not in argument and not argument.startswith("~") and before not in FLAGS_WITH_A_WORD:
             raise ConfigError(f"'{argument}' is not a setting; write name=value, as in seed=1.")
 
@@ -91,7 +107,7 @@ def _check_form(arguments: Sequence[str]) -> None:
 def _validate(config_name: str, arguments: Sequence[str]) -> None:
     """Compose once before Hydra's own runner, whose errors have another form; of a sweep, every value is tried."""
     overrides = [argument for argument in arguments if "=" in argument and not argument.startswith("-")]
-    if {"-m", "--multirun"} & set(arguments):
+    if SWEEP & set(arguments):
         try:
             values = [_sweep(argument) for argument in overrides]
         except HydraException as error:
@@ -104,14 +120,14 @@ def _validate(config_name: str, arguments: Sequence[str]) -> None:
 
 def _sweep(argument: str) -> list[str]:
     """The overrides that a sweep such as seed=0,1 stands for; any other argument stands for itself."""
-    override = OverridesParser.create().parse_override(argument)
+    (override,) = OverridesParser.create().parse_overrides([argument])
     if not (override.is_choice_sweep() or override.is_range_sweep()):
         return [argument]
     return [f"{override.get_key_element()}={value}" for value in override.sweep_string_iterator()]
 
 
-def _guarded(run: Callable[[Any], int | None]) -> Callable[[DictConfig], None]:
-    def guarded(composed: DictConfig) -> None:
+def _guarded(run: Callable[[Any], int | None]) -> Callable[[Any], None]:
+    def guarded(composed: Any) -> None:
         try:
             code = run(_plain(composed))
         except UserError as error:
@@ -131,6 +147,10 @@ def _sentence(error: Exception, config_name: str, overrides: Sequence[str]) -> s
     """Hydra's message in one line; an unknown key gets the closest known one."""
     if isinstance(error, OverrideParseException):
         return f"'{error.override}' cannot be read ({(error.message.splitlines() or [''])[0]}); write name=value, as in seed=1."
+    if isinstance(error, AssertionError):  # OmegaConf's answer to task.max_steps=1 where task is null
+        return (
+            f"A part of an empty setting cannot be changed ({' '.join(overrides)}); choose the whole first, as in task=push_t."
+        )
     message = " ".join(str(error).split())
     unknown = re.search(r"Could not override '([\w.]+)'", message) or re.search(r"Key '([\w.]+)' (?:not in|is not in)", message)
     if unknown:
@@ -151,12 +171,13 @@ def _sentence(error: Exception, config_name: str, overrides: Sequence[str]) -> s
 
 def _known_keys(config_name: str, overrides: Sequence[str]) -> list[str]:
     """All settings, those of the chosen groups among them."""
-    groups = {f.name for f in dataclasses.fields(schema.TrainConfig) if f.name in GROUPS}
+    chosen = [override for override in overrides if override.partition("=")[0] in GROUPS]
     with hydra.initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-        composed = hydra.compose(config_name)
+        composed = hydra.compose(config_name, overrides=chosen)
     keys = []
-    for name, value in composed.items():
-        keys.append(str(name))
+    for key, value in composed.items():
+        name = str(key)
+        keys.append(name)
         if OmegaConf.is_dict(value):
-            keys += [f"{name}.{inner}" for inner in value]
+            keys += [f"{name}.{inner}" for inner in map(str, value)]
     return keys

@@ -1,11 +1,12 @@
 """The schema of every YAML in configs/, as plain dataclasses. Derived values are properties; nobody writes to them."""
 
+import math
 from dataclasses import MISSING, asdict, dataclass, field, fields
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from drifting_policy.types import ArraySpec, PolicySpec
+from drifting_policy.types import ArraySpec, ConfigError, PolicySpec
 
 
 @dataclass
@@ -171,6 +172,19 @@ class TrainerConfig:
     eval_videos: int = 9
     rehearse_resume: bool = False
 
+    def __post_init__(self) -> None:
+        lowest = dict.fromkeys(("steps", "batch_size", "log_every", "validate_every", "checkpoint_every"), 1)
+        lowest |= dict.fromkeys(("keep_checkpoints", "validation_samples", "validation_chunks"), 1)
+        lowest |= dict.fromkeys(("warmup_steps", "weight_decay", "observation_noise", "eval_episodes", "eval_videos"), 0)
+        for name, low in lowest.items():
+            if not getattr(self, name) >= low:
+                raise ConfigError(f"trainer.{name} must be at least {low}; got {getattr(self, name)}.")
+        for name in ("learning_rate", "clip_norm"):
+            if not 0 < getattr(self, name) < math.inf:
+                raise ConfigError(f"trainer.{name} must be a positive number; got {getattr(self, name)}.")
+        if len(self.betas) != 2 or not all(0 <= beta < 1 for beta in self.betas):
+            raise ConfigError(f"trainer.betas must be two numbers in [0, 1); got {self.betas}.")
+
 
 @dataclass
 class TrainConfig:
@@ -188,6 +202,10 @@ class TrainConfig:
     run_dir: str | None = None
     resume: bool = False
     overwrite: bool = False
+
+    def __post_init__(self) -> None:
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0; got {self.seed}.")
 
     @property
     def directory(self) -> str:

@@ -87,6 +87,6 @@ def _locate(config: DataConfig) -> Path:
             raise DatasetError(f"DRIFTING_POLICY_DATA is {root}, which holds no {config.path}.")
     if config.url is None:
         raise DatasetError(f"Set DRIFTING_POLICY_DATA to a folder that holds {config.path}.")
-    cache = Path(os.environ.get("XDG_CACHE_HOME", Path.home() / ".cache")) / "drifting_policy"
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drifting_policy"
     cached = cache / (config.member or config.path)
     return cached if cached.exists() else fetch(config.url, cached, member=config.member, relative=config.path)

@@ -2,13 +2,12 @@
 
 from pathlib import Path
 
-import torch
-
 from drifting_policy import cli
 from drifting_policy.checkpoint import load_policy, read_config, resolve
 from drifting_policy.config import EvalConfig, TaskConfig
 from drifting_policy.demonstrations import bundled
 from drifting_policy.evaluation import evaluate_policy, print_scores
+from drifting_policy.train import choose_device, use_threads
 from drifting_policy.types import CheckpointError, ConfigError
 
 BUNDLED_POLICY = "push_t"
@@ -18,11 +17,10 @@ def run(config: EvalConfig) -> None:
     """Evaluate one checkpoint."""
     if not config.ckpt:
         raise ConfigError("Say what to evaluate: ckpt=RUN_OR_CHECKPOINT_DIRECTORY, or ckpt=bundled.")
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     is_bundled = config.ckpt == "bundled"
     checkpoint = resolve(bundled(BUNDLED_POLICY) if is_bundled else config.ckpt)
-    policy = load_policy(checkpoint, device=config.device)
+    policy = load_policy(checkpoint, device=choose_device(config.device))
     stored = read_config(checkpoint)
     task = config.task or load_task(str(stored.get("task")))
     out = Path(config.out) if config.out else (Path("runs/bundled_eval") if is_bundled else checkpoint / "eval")

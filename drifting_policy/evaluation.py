@@ -2,6 +2,8 @@
 
 import dataclasses
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +52,11 @@ def evaluate_policy(
         ConfigError: where `out` cannot be written.
     """
     check_contract(policy, task)
+    if inference_batch < 1 or videos < 0:
+        raise ConfigError(f"inference_batch must be at least 1 and videos at least 0; got {inference_batch} and {videos}.")
     seeds = episode_seeds(split, episodes)
+    with _writing_to(out):  # an evaluation whose results could not be kept should not begin
+        out.mkdir(parents=True, exist_ok=True)
     result = evaluate(
         policy,
         lambda: make_env(task),
@@ -62,15 +68,20 @@ def evaluate_policy(
         progress=True,
     )
     scores = score_table(result, task=task, split=split) | about
-    try:
-        out.mkdir(parents=True, exist_ok=True)
+    with _writing_to(out):
         write_json(out / "scores.json", scores)
-        write_json(out / "latency.json", dataclasses.asdict(latency_summary(result.plan_seconds)))
+        write_json(out / "latency.json", dataclasses.asdict(latency_summary(list(result.plan_seconds))))
         if videos:
             film(result, out / "episodes.mp4", fps=task.control_hz)
+    return scores
+
+
+@contextmanager
+def _writing_to(out: Path) -> Iterator[None]:
+    try:
+        yield
     except OSError as error:
         raise ConfigError(f"The results cannot be written to {out} ({error}); choose another out=DIR.") from error
-    return scores
 
 
 def check_contract(policy: DriftingPolicy, task: TaskConfig) -> None:
@@ -122,5 +133,8 @@ def print_scores(scores: dict[str, Any], out: Path) -> None:
 def write_json(path: Path, values: Any) -> None:
     """Write readable JSON beside `path` and rename it into place."""
     draft = path.with_name(f".{path.name}.draft")
-    draft.write_text(json.dumps(values, indent=1) + "\n")
-    draft.replace(path)
+    try:
+        draft.write_text(json.dumps(values, indent=1) + "\n")
+        draft.replace(path)
+    finally:
+        draft.unlink(missing_ok=True)

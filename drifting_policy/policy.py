@@ -34,7 +34,7 @@ class DriftingPolicy(nn.Module):
             generator: Registered `name` and keyword arguments of the action head.
             noise_scale: What the noise is multiplied by before it enters the network; 0 makes the policy deterministic.
             clip: Bound of the action in network units, or None. With `range` normalisation 1 keeps every command inside
-                the range that was demonstrated.
+                the range that was demonstrated; an element that is constant there may stray from it by 1 raw unit.
         """
         super().__init__()
         self.spec = spec
@@ -83,11 +83,10 @@ class DriftingPolicy(nn.Module):
         if noise is not None and np.shape(noise) != shape:
             raise ObservationError(f"The noise must have shape {shape}; got {np.shape(noise)}.")
         device = self.normalizer.get_buffer("scale_action").device
-        tensors = {key: torch.as_tensor(np.asarray(obs[key], np.float32), device=device) for key in self.spec.observations}
+        # Copies: torch takes neither read-only arrays nor negative strides.
+        tensors = {key: torch.as_tensor(np.array(obs[key], np.float32), device=device) for key in self.spec.observations}
         draw = (
-            torch.zeros(shape, device=device)
-            if noise is None
-            else torch.as_tensor(np.asarray(noise, np.float32), device=device)
+            torch.zeros(shape, device=device) if noise is None else torch.as_tensor(np.array(noise, np.float32), device=device)
         )
         chunk: np.ndarray = self(tensors, draw).cpu().numpy()
         return chunk

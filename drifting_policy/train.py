@@ -2,7 +2,6 @@
 
 import shutil
 import signal
-import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -16,6 +15,7 @@ import torch
 from drifting_policy import cli
 from drifting_policy.checkpoint import list_checkpoints, load_policy, load_state, read_config, resumable
 from drifting_policy.config import TrainConfig, arguments, options
+from drifting_policy.curves import draw_curves, training_seconds
 from drifting_policy.data.chunks import chunk_index, split_episodes
 from drifting_policy.demonstrations import Demonstrations, load_demonstrations
 from drifting_policy.models import Ema
@@ -35,22 +35,18 @@ INTERRUPTED = 130
 
 def run(config: TrainConfig) -> int:
     """Train as configured; 0 when finished, 130 when interrupted."""
-    if config.threads:
-        torch.set_num_threads(config.threads)
+    use_threads(config.threads)
     run_dir = Path(config.directory)
     device = choose_device(config.device)
     demonstrations = load_demonstrations(config.task, config.data)
-    _prepare(run_dir, config)
-    started = time.perf_counter()
-    if config.trainer.rehearse_resume and not config.resume:
-        fit(config, run_dir, demonstrations, device, until=config.trainer.steps // 2, resume=False)
-    resume = config.resume or config.trainer.rehearse_resume
-    finished = fit(config, run_dir, demonstrations, device, until=config.trainer.steps, resume=resume)
-    if not finished:
+    resume, finished, half = config.resume, True, config.trainer.steps // 2
+    if config.trainer.rehearse_resume and half and not resume:
+        resume, finished = True, fit(config, run_dir, demonstrations, device, until=half, resume=False)
+    if not (finished and fit(config, run_dir, demonstrations, device, until=config.trainer.steps, resume=resume)):
         print(f"Interrupted, and saved. To go on, repeat the command with resume=true (run_dir={run_dir}).")
         return INTERRUPTED
     if config.trainer.eval_episodes:
-        conclude(config, run_dir, seconds=time.perf_counter() - started)
+        conclude(config, run_dir)
     return 0
 
 
@@ -61,10 +57,11 @@ def fit(
     trainer = config.trainer
     objective: Objective = _build_objective(config)
     state = build_state(config, demonstrations, objective, device)
+    training, validation = build_batches(config, demonstrations, device)
+    _prepare(run_dir, resume=resume, overwrite=config.overwrite)  # when all else is known to be well
     if resume:
         _restore(state, resumable(run_dir), config)
     log = Log(run_dir, steps=trainer.steps, start=state.step, tensorboard=trainer.tensorboard)
-    training, validation = build_batches(config, demonstrations, device)
     saver = CheckpointHook(
         run_dir,
         every=trainer.checkpoint_every,
@@ -158,8 +155,8 @@ def build_batches(config: TrainConfig, demonstrations: Demonstrations, device: t
     return batches(kept, trainer.batch_size), batches(held_out, 1) if len(held_out) else None
 
 
-def conclude(config: TrainConfig, run_dir: Path, *, seconds: float) -> None:
-    """Evaluate the newest checkpoint on held-out episodes and write report.json."""
+def conclude(config: TrainConfig, run_dir: Path) -> None:
+    """Draw the curves, evaluate the newest checkpoint on held-out episodes, and write report.json."""
     from drifting_policy.evaluation import evaluate_policy, print_scores, write_json
 
     checkpoint = list_checkpoints(run_dir)[-1]
@@ -176,8 +173,12 @@ def conclude(config: TrainConfig, run_dir: Path, *, seconds: float) -> None:
         about={"checkpoint": str(run_dir), "step": read_config(checkpoint)["step"], "objective": options(config.objective)},
     )
     report = _metadata(config) | {key: scores[key] for key in ("split", "n_episodes", "metrics", "step")}
-    write_json(run_dir / "report.json", report | {"train_seconds": round(seconds, 1)})
+    write_json(run_dir / "report.json", report | {"train_seconds": round(training_seconds(run_dir / "metrics.jsonl"), 1)})
     print_scores(scores, out)
+    try:
+        print(f"  curves       {draw_curves(run_dir)}")
+    except ConfigError as error:
+        print(f"  curves       not drawn. {error}")
     print(f"  policy       {checkpoint}")
 
 
@@ -198,6 +199,18 @@ def interruptible() -> Iterator[Event]:
         signal.signal(signal.SIGINT, previous)
 
 
+def use_threads(count: int) -> None:
+    """Let PyTorch use `count` CPU threads; 0 leaves its choice.
+
+    Raises:
+        ConfigError: on a negative count.
+    """
+    if count < 0:
+        raise ConfigError(f"threads must be a number of CPU threads, or 0 for PyTorch's choice; got {count}.")
+    if count:
+        torch.set_num_threads(count)
+
+
 def choose_device(name: str) -> torch.device:
     """The device called `name`; `auto` is the accelerator where there is one.
 
@@ -207,7 +220,9 @@ def choose_device(name: str) -> torch.device:
     if name == "auto":
         return torch.device("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        return torch.zeros((), device=name).device
+        probe = torch.zeros((), device=name)
+        probe.item()
+        return probe.device
     except (RuntimeError, AssertionError) as error:
         raise ConfigError(f"device={name} cannot be used here ({str(error).splitlines()[0]}); try device=cpu.") from error
 
@@ -231,19 +246,19 @@ def _metadata(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _prepare(run_dir: Path, config: TrainConfig) -> None:
+def _prepare(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
     """Make the run directory; never mix two runs in one."""
-    occupied = (run_dir / "checkpoints").exists() or (run_dir / "metrics.jsonl").exists()
-    if config.resume and not occupied:
+    occupied = bool(list_checkpoints(run_dir)) or (run_dir / "metrics.jsonl").exists()
+    if resume and not occupied:
         raise CheckpointError(f"There is no run in {run_dir} to resume; start it without resume=true.")
-    if occupied and not config.resume:
-        if not config.overwrite:
-            raise ConfigError(
-                f"{run_dir} already holds a run. Continue it with resume=true, replace it with overwrite=true, "
-                "or choose another run_dir."
-            )
-        shutil.rmtree(run_dir)
+    if occupied and not (resume or overwrite):
+        raise ConfigError(
+            f"{run_dir} already holds a run. Continue it with resume=true, replace it with overwrite=true, "
+            "or choose another run_dir."
+        )
     try:
+        if occupied and not resume:
+            shutil.rmtree(run_dir)
         (run_dir / "checkpoints").mkdir(parents=True, exist_ok=True)
     except OSError as error:
         raise ConfigError(f"The run directory {run_dir} cannot be written ({error}); choose another run_dir.") from error
@@ -251,16 +266,19 @@ def _prepare(run_dir: Path, config: TrainConfig) -> None:
 
 def _restore(state: TrainState, checkpoint: Path, config: TrainConfig) -> None:
     stored, ours = read_config(checkpoint), _metadata(config)
-    for name in ("task", "objective", "generator", "data", "seed"):
-        if stored[name] != ours[name]:
+    theirs = stored | {"encoder": stored["policy"]["encoder"]}
+    ours |= {"encoder": options(config.encoder), "spec": config.task.spec.to_dict()}
+    for name in ("task", "spec", "objective", "encoder", "generator", "data", "seed"):
+        if theirs.get(name) != ours[name]:
             raise ConfigError(
-                f"The run in {checkpoint} was started with {name}={stored[name]}, not "
+                f"The run in {checkpoint} was started with {name}={theirs.get(name)}, not "
                 f"{ours[name]}. Resume it with the same settings."
             )
     try:
         state.restore(load_state(checkpoint), load_policy(checkpoint).state_dict())
     except (KeyError, ValueError, RuntimeError) as error:
-        raise CheckpointError(f"The training state in {checkpoint} does not fit these settings ({error}).") from error
+        reason = " ".join(str(error).split())
+        raise CheckpointError(f"The training state in {checkpoint} does not fit these settings ({reason}).") from error
 
 
 def _keep_batch(error: NonFiniteLoss, run_dir: Path) -> ConfigError:

@@ -95,8 +95,8 @@ class PolicySpec:
         for name in ("obs_horizon", "pred_horizon", "exec_horizon"):
             if getattr(self, name) < 1:
                 raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}.")
-        if self.control_hz <= 0:
-            raise ConfigError(f"control_hz must be positive; got {self.control_hz}.")
+        if not 0 < self.control_hz < float("inf"):
+            raise ConfigError(f"control_hz must be positive and finite; got {self.control_hz}.")
         if self.obs_horizon - 1 + self.exec_horizon > self.pred_horizon:
             raise ConfigError(
                 f"The chunk is too short: obs_horizon - 1 + exec_horizon = {self.obs_horizon - 1 + self.exec_horizon} "
@@ -121,7 +121,7 @@ class PolicySpec:
             "obs_horizon": self.obs_horizon,
             "pred_horizon": self.pred_horizon,
             "exec_horizon": self.exec_horizon,
-            "control_hz": self.control_hz,
+            "control_hz": float(self.control_hz),
         }
 
     @staticmethod
@@ -155,7 +155,7 @@ class Stats:
     def of(values: np.ndarray) -> "Stats":
         """The statistics of `values`, whose first axis runs over steps; computed in float64."""
         wide = np.asarray(values, dtype=np.float64)
-        return Stats(wide.min(0), wide.max(0), wide.mean(0), wide.std(0))
+        return Stats(*(np.asarray(part) for part in (wide.min(0), wide.max(0), wide.mean(0), wide.std(0))))
 
     def to_dict(self) -> dict[str, Any]:
         """The statistics as nested lists, for people and JSON."""
@@ -195,9 +195,10 @@ def check_obs(spec: PolicySpec, obs: Mapping[str, np.ndarray]) -> int:
             raise ObservationError(f"Observation '{key}' must have shape (batch, {_join(expected)}); got {value.shape}.")
         if value.dtype.kind not in "fiub":
             raise ObservationError(f"Observation '{key}' must be numeric; got dtype {value.dtype}.")
-        if not np.isfinite(value).all():
-            place = tuple(int(i) for i in np.argwhere(~np.isfinite(value))[0])
-            raise ObservationError(f"Observation '{key}' holds NaN or infinity, first at index {place}.")
+        finite = np.abs(value) <= np.finfo(np.float32).max  # what networks compute in
+        if not finite.all():
+            place = tuple(int(i) for i in np.argwhere(~finite)[0])
+            raise ObservationError(f"Observation '{key}' holds NaN or infinity (in float32), first at index {place}.")
         batch_sizes[key] = value.shape[0]
     if len(set(batch_sizes.values())) != 1:
         raise ObservationError(f"All observation keys must share one batch size; got {batch_sizes}.")

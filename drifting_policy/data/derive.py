@@ -24,12 +24,12 @@ def select_key(values: np.ndarray, *, key: str, shape: tuple[int, ...], start: i
     """The array "n ..." as "n *shape": all its elements, or the flat elements from `start` on.
 
     Raises:
-        DatasetError: where the elements do not suffice, or, without `start`, are too many.
+        DatasetError: where the elements do not suffice, begin before the first, or, without `start`, are too many.
     """
     flat = values.reshape(len(values), -1)
     size = int(np.prod(shape))
     first = 0 if start is None else start
-    if first + size > flat.shape[1] or (start is None and size != flat.shape[1]):
+    if first < 0 or first + size > flat.shape[1] or (start is None and size != flat.shape[1]):
         raise DatasetError(
             f"Key '{key}' needs elements {first}..{first + size - 1} per step; the data hold {values.shape[1:]}."
         )

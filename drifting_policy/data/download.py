@@ -1,11 +1,13 @@
 """Downloads from the public homes of data sets: whole or not at all, and checked by content."""
 
 import hashlib
+import http.client
 import os
 import shutil
 import urllib.error
 import urllib.request
 import zipfile
+import zlib
 from collections.abc import Mapping
 from pathlib import Path, PurePosixPath
 
@@ -16,6 +18,8 @@ from drifting_policy.data.replay_buffer import ReplayBuffer
 from drifting_policy.types import DatasetError
 
 TIMEOUT_SECONDS = 30
+# What a damaged, encrypted or exotic zip file raises.
+UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError)
 
 
 def fetch(url: str, destination: Path, *, member: str | None = None, relative: str) -> Path:
@@ -32,13 +36,17 @@ def fetch(url: str, destination: Path, *, member: str | None = None, relative: s
             draft.replace(destination)
         else:
             _extract(draft, member, destination)
-    except (urllib.error.URLError, OSError, zipfile.BadZipFile, ValueError) as error:
+    except (*UNREADABLE, OSError, http.client.HTTPException, ValueError) as error:
+        if isinstance(error, urllib.error.HTTPError):
+            error.close()  # it holds the connection
+        reason = " ".join(str(error).split())
         raise DatasetError(
-            f"The data set could not be downloaded from {url} ({error}). Either connect to the network and try again, or set "
+            f"The data set could not be downloaded from {url} ({reason}). Either connect to the network and try again, or set "
             f"DRIFTING_POLICY_DATA to a folder that holds {relative}."
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        if draft.exists():
+            draft.unlink()
     return destination
 
 

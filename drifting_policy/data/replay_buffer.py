@@ -1,10 +1,12 @@
 """ReplayBuffer: demonstrations in memory, in the layout of Diffusion Policy (data/<key>, meta/episode_ends)."""
 
 import difflib
+import math
 import os
 import shutil
 import zipfile
 from collections.abc import Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -88,7 +90,8 @@ def open_replay(path: str | Path, keys: Sequence[str] | None = None) -> ReplayBu
         raise DatasetError(f"{place} is not a readable zarr store ({type(error).__name__}: {_first_line(error)}).") from error
     finally:
         if store is not None:
-            store.close()
+            with suppress(AttributeError):  # of a zip file that could not be opened
+                store.close()
     return ReplayBuffer(arrays, _as_ends(ends, place), str(place))
 
 
@@ -109,24 +112,27 @@ def write_replay(
     target = Path(path)
     buffer = ReplayBuffer(dict(arrays), _as_ends(np.asarray(episode_ends), target), str(target))
     draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
+    packed = draft.with_suffix(".zip")
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
         root = zarr.open_group(draft, mode="w", zarr_format=2)
         root.attrs.update(dict(attributes or {}))
         for key, values in {f"data/{key}": v for key, v in buffer.arrays.items()}.items():
-            root.create_array(key, data=np.ascontiguousarray(values), chunks=(min(4096, len(values)), *values.shape[1:]))
+            chunks = (min(4096, len(values)), *values.shape[1:])
+            # Chunks of zeros are stored like any other, for a missing one means a damaged data set.
+            root.create_array(key, data=np.ascontiguousarray(values), chunks=chunks, config={"write_empty_chunks": True})
         root.create_array(EPISODE_ENDS, data=buffer.episode_ends)
         if target.suffix == ".zip":
-            packed = draft.with_suffix(".zip")
             _zip(draft, packed)
             packed.replace(target)
         else:
-            shutil.rmtree(target, ignore_errors=True)
-            draft.rename(target)
+            _replace(draft, target)
     except OSError as error:
         raise DatasetError(f"The data set {target} could not be written ({error}).") from error
     finally:
         shutil.rmtree(draft, ignore_errors=True)
+        if packed.exists():
+            packed.unlink()
     return target
 
 
@@ -152,13 +158,20 @@ def _read(root: zarr.Group, name: str, place: Path) -> np.ndarray:
     if not isinstance(array, zarr.Array):
         raise DatasetError(f"{place}: {name} must be an array; it is a group.")
     # A chunk that was never written, or lost, would silently read as the fill value.
-    if array.nchunks_initialized < array.nchunks:
-        raise DatasetError(f"{place} is incomplete: {name} has {array.nchunks_initialized} of {array.nchunks} chunks.")
-    return np.asarray(array[:])
+    unit = array.shards or array.chunks  # what one file holds
+    files = math.prod(math.ceil(n / size) for n, size in zip(array.shape, unit, strict=True))
+    found = array.nchunks_initialized * math.prod(array.chunks) // math.prod(unit)
+    if found < files:
+        raise DatasetError(
+            f"{place} is incomplete: {name} has {found} of {files} chunks; copy it again, or, if chunks of zeros were left out "
+            "on purpose, write it with write_empty_chunks=True."
+        )
+    return np.asarray(array[...])
 
 
 def _as_float32(values: np.ndarray) -> np.ndarray:
-    return values.astype(np.float32) if values.dtype.kind == "f" else values
+    with np.errstate(over="ignore"):  # what is too large becomes infinite, and infinity is refused
+        return values.astype(np.float32) if values.dtype.kind == "f" else values
 
 
 def _as_ends(ends: np.ndarray, place: str | Path) -> np.ndarray:
@@ -180,15 +193,29 @@ def _check_ends(ends: np.ndarray, place: str) -> None:
 def _check_array(key: str, values: np.ndarray, ends: np.ndarray, place: str) -> None:
     if values.dtype.kind not in "fiub":
         raise DatasetError(f"{place}: data/{key} must be numeric; got dtype {values.dtype}.")
-    if values.ndim < 1 or len(values) != ends[-1]:
+    if values.size == 0 or values.ndim < 1 or len(values) != ends[-1]:
         raise DatasetError(
-            f"{place}: data/{key} must have {ends[-1]} steps, as {EPISODE_ENDS} says; its shape is {values.shape}."
+            f"{place}: data/{key} must have {ends[-1]} steps, as {EPISODE_ENDS} says, and no empty axis; "
+            f"its shape is {values.shape}."
         )
     bad = ~np.isfinite(values).reshape(len(values), -1).all(axis=1) if values.dtype.kind == "f" else np.zeros(1, bool)
     if bad.any():
         step = int(np.argmax(bad))
         episode = int(np.searchsorted(ends, step, side="right"))
         raise DatasetError(f"{place}: data/{key} holds NaN or infinity, first at step {step} (episode {episode}).")
+
+
+def _replace(draft: Path, target: Path) -> None:
+    """Put the folder `draft` in the place of `target`; if that fails, `target` is as it was."""
+    old = target.with_name(f".{target.name}.{os.getpid()}.old")
+    if target.is_dir():
+        target.rename(old)
+    try:
+        draft.rename(target)
+    finally:
+        if old.is_dir() and not target.exists():
+            old.rename(target)
+    shutil.rmtree(old, ignore_errors=True)
 
 
 def _zip(folder: Path, target: Path) -> None:

@@ -20,10 +20,10 @@ class StateEncoder(ObservationEncoder):
         self.tokens, self.embed_dim = obs_horizon, embed_dim
         self.project = nn.Linear(sum(observations[key].size for key in self.keys), embed_dim)
         # Heads that attend to tokens, rather than read them in order, must be able to tell the steps apart.
-        self.step_embedding = nn.Parameter(torch.randn(obs_horizon, embed_dim) * 0.02)
+        self.step_embedding = nn.Parameter(nn.init.normal_(torch.empty(obs_horizon, embed_dim), std=0.02))
 
     def forward(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "b s e"]:
         """Tokens, one per observed step."""
-        flat = torch.cat([obs[key].flatten(2) for key in self.keys], dim=-1)
+        flat = torch.cat([obs[key].unsqueeze(-1).flatten(2) for key in self.keys], dim=-1)
         tokens: Tensor = self.project(flat) + self.step_embedding
         return tokens

@@ -5,6 +5,7 @@ from jaxtyping import Float
 from torch import Tensor, nn
 
 from drifting_policy.models.layers import Generator
+from drifting_policy.types import ConfigError
 
 
 class TransformerGenerator(Generator):
@@ -13,13 +14,19 @@ class TransformerGenerator(Generator):
     def __init__(
         self, *, sample_shape: tuple[int, int], tokens: int, embed_dim: int, width: int, depth: int, heads: int
     ) -> None:
-        """`depth` layers of `width`; no dropout, so that training draws all its randomness from explicit generators."""
+        """`depth` layers of `width`; no dropout, so that training draws all its randomness from explicit generators.
+
+        Raises:
+            ConfigError: where `width` cannot be shared out evenly among the heads.
+        """
         super().__init__()
+        if width % heads:
+            raise ConfigError(f"The transformer's width must be a multiple of its heads; got {width} and {heads}.")
         self.sample_shape = sample_shape
         self.noise = nn.Linear(sample_shape[1], width)
         self.cond = nn.Linear(embed_dim, width)
-        self.step_embedding = nn.Parameter(torch.randn(sample_shape[0], width) * 0.02)
-        self.cond_embedding = nn.Parameter(torch.randn(tokens, width) * 0.02)
+        self.step_embedding = nn.Parameter(nn.init.normal_(torch.empty(sample_shape[0], width), std=0.02))
+        self.cond_embedding = nn.Parameter(nn.init.normal_(torch.empty(tokens, width), std=0.02))
         self.layers = nn.ModuleList(
             nn.TransformerDecoderLayer(
                 width, heads, 4 * width, dropout=0.0, activation="gelu", batch_first=True, norm_first=True

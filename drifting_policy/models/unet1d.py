@@ -38,7 +38,7 @@ class FilmBlock(nn.Module):
 
     def forward(self, x: Float[Tensor, "bg c t"], cond: Float[Tensor, "b f"]) -> Float[Tensor, "bg c2 t"]:
         """Features with `outputs` channels; consecutive rows of `x` share a row of `cond`."""
-        film = self.film(nn.functional.mish(cond)).repeat_interleave(len(x) // len(cond), dim=0)
+        film = self.film(nn.functional.mish(cond)).repeat_interleave(len(x) // max(len(cond), 1), dim=0)
         scale, shift = film.unsqueeze(-1).chunk(2, dim=1)
         hidden = self.first(x) * (1 + scale) + shift
         result: Tensor = self.second(hidden) + self.skip(x)
@@ -62,10 +62,16 @@ class UnetGenerator(Generator):
         """One level per entry of `channels`; every level but the last halves the number of steps.
 
         Raises:
-            ConfigError: where the prediction horizon cannot be halved that often.
+            ConfigError: where the prediction horizon cannot be halved that often, or on an impossible option.
         """
         super().__init__()
         levels = len(channels)
+        if not channels or any(count % groups for count in channels):
+            raise ConfigError(
+                f"The U-Net needs at least one entry of channels, each a multiple of {groups}; got {[*channels]}."
+            )
+        if kernel % 2 == 0:
+            raise ConfigError(f"The U-Net's kernel must be odd, so that convolutions keep the number of steps; got {kernel}.")
         if sample_shape[0] % 2 ** (levels - 1):
             raise ConfigError(
                 f"The U-Net halves the prediction horizon {levels - 1} times: {sample_shape[0]} must be a multiple "

@@ -22,12 +22,12 @@ class Log:
         Raises:
             ConfigError: where TensorBoard is wanted but not installed.
         """
+        self.board = _tensorboard(run_dir) if tensorboard else None  # first: it may refuse
         self.file = run_dir / "metrics.jsonl"
         self._keep_until(start)
         self.stream = self.file.open("a")
         self.bar = tqdm(total=steps, initial=start, unit="it", dynamic_ncols=True, disable=quiet, smoothing=0.05)
         self.shown: dict[str, str] = {}
-        self.board = _tensorboard(run_dir) if tensorboard else None
 
     def advance(self, step: int) -> None:
         """Move the bar to `step`."""
@@ -56,13 +56,15 @@ class Log:
         if not self.file.exists():
             return
         kept = []
-        for line in self.file.read_text().splitlines():
+        for line in self.file.read_text(errors="replace").splitlines():
             try:
                 if json.loads(line)["step"] <= step:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue  # the torn last line of a killed run
-        self.file.write_text("".join(line + "\n" for line in kept))
+        draft = self.file.with_name(f".{self.file.name}.draft")
+        draft.write_text("".join(line + "\n" for line in kept))
+        draft.replace(self.file)
 
 
 def _tensorboard(run_dir: Path) -> Any:

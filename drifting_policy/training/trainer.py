@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor, nn
@@ -44,6 +44,7 @@ class NonFiniteLoss(UserError):
         self.step, self.batch = step, batch
 
 
+@runtime_checkable
 class Hook(Protocol):
     """Something that happens beside training."""
 

@@ -1,0 +1,118 @@
+"""`python -m drifting_policy.report tables`: writes the tables of README.md from results/*.json; `--check` only compares.
+
+A table stands between the lines `<!-- table FILE [columns ...] -->` and `<!-- end -->`. Without columns FILE holds score rows,
+one for each objective and metric, and the table shows the metrics side by side.
+"""
+
+import argparse
+import json
+import re
+import sys
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from drifting_policy.types import ConfigError, UserError
+
+TABLE = re.compile(r"(<!-- table (\S+)((?: \w+)*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
+Rows = Sequence[Mapping[str, Any]]
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Exit code 0 when the tables agree with the results (after writing, they do), 1 when they do not, 2 on a mistake."""
+    parser = argparse.ArgumentParser(prog="python -m drifting_policy.report", description="Tables of results in a document.")
+    parser.add_argument("what", choices=["tables"])
+    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where the document disagrees")
+    parser.add_argument("--document", type=Path, default=Path("README.md"))
+    options = parser.parse_args(arguments)
+    try:
+        old = _read(options.document)
+        new = with_tables(old, root=options.document.parent)
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    if options.check and new != old:
+        print(f"{options.document} disagrees with the results; write it anew: python -m drifting_policy.report tables")
+        return 1
+    if new != old:
+        options.document.write_text(new)
+    return 0
+
+
+def with_tables(document: str, *, root: Path) -> str:
+    """The document with every table made anew from the file it names, relative to `root`.
+
+    Raises:
+        ConfigError: where such a file is missing, damaged, or lacks a column.
+    """
+
+    def render(match: re.Match[str]) -> str:
+        begin, name, columns, _, end = match.groups()
+        rows = _load(root / name)
+        try:
+            table = plain_table(rows, columns.split()) if columns else score_table(rows)
+        except KeyError as error:
+            raise ConfigError(f"A row of {root / name} has no {error}.") from error
+        return f"{begin}{table}\n{end}"
+
+    return TABLE.sub(render, document)
+
+
+def plain_table(rows: Rows, columns: Sequence[str]) -> str:
+    """The columns of all rows as Markdown."""
+    return _markdown([column.replace("_", " ") for column in columns], [[_cell(row[name]) for name in columns] for row in rows])
+
+
+def score_table(rows: Rows) -> str:
+    """One line per objective, one column per metric with its interval; below it how many of what were measured."""
+    metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    lines = []
+    for name in dict.fromkeys(row["objective"] for row in rows):
+        of_name = {row["metric"]: row for row in rows if row["objective"] == name}
+        signed = "+" if " - " in name else ""
+        cells = [
+            f"{r['value']:{signed}.3f} [{r['low']:{signed}.3f}, {r['high']:{signed}.3f}]"
+            for r in (of_name[metric] for metric in metrics)
+        ]
+        lines.append([name, *cells])
+    return _markdown(["", *(metric.replace("_", " ") for metric in metrics)], lines) + f"\n\n{_note(rows[0])}"
+
+
+def _note(row: Mapping[str, Any]) -> str:
+    """What every number of the table was measured with."""
+    versions = ", ".join(f"{name} {row['versions'][name]}" for name in ("torch", "gym-pusht", "pymunk"))
+    return (
+        f"Task {row['task']}, {row['data']} demonstrations, head {row['head']}, {row['nfe']} network evaluation per plan; "
+        f"{row['n_training_seeds']} training seeds, last {row['n_checkpoints']} checkpoints, {row['n_episodes']} test seeds; "
+        f"{100 * row['confidence']:.0f} % intervals, {row['method']}; {versions}."
+    )
+
+
+def _markdown(header: Sequence[str], lines: Sequence[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(cells)} |" for cells in [header, ["---"] * len(header), *lines])
+
+
+def _cell(value: Any) -> str:
+    return f"{value:.3g}" if isinstance(value, float) else str(value)
+
+
+def _read(file: Path) -> str:
+    try:
+        return file.read_text()
+    except OSError as error:
+        raise ConfigError(f"{file} cannot be read ({error.strerror}).") from error
+
+
+def _load(file: Path) -> Rows:
+    try:
+        content = json.loads(_read(file))
+    except ValueError as error:
+        raise ConfigError(f"{file} is no JSON ({error}).") from error
+    rows = content.get("rows") if isinstance(content, dict) else content
+    if not isinstance(rows, list) or not rows:
+        raise ConfigError(f"{file} must hold a list of at least one row, or an object whose 'rows' is one.")
+    return rows
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

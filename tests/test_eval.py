@@ -1,0 +1,141 @@
+"""Scores follow from policy, task, split and count alone; every checkpoint that cannot be judged is named."""
+
+import json
+import shutil
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from drifting_policy import train
+from drifting_policy.checkpoint import list_checkpoints
+from drifting_policy.cli import compose
+from drifting_policy.eval import load_task
+from drifting_policy.types import CheckpointError
+
+Program = Callable[..., Any]
+SHORT = ("task=push_t", "task.max_steps=12", "episodes=5", "videos=0")
+
+
+@pytest.fixture(scope="module")
+def run_dir(push_t_data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run with two checkpoints."""
+    path = tmp_path_factory.mktemp("runs") / "run"
+    tiny = ["trainer=debug", "generator.width=32", "generator.depth=1", "trainer.eval_episodes=0", f"run_dir={path}"]
+    assert train.run(compose("train", [*tiny, f"data={push_t_data}"])) == 0
+    return path
+
+
+def scores(folder: Path) -> dict[str, Any]:
+    values: dict[str, Any] = json.loads((folder / "scores.json").read_text())
+    return values
+
+
+def test_two_evaluations_give_the_same_bytes(program: Program, run_dir: Path, tmp_path: Path) -> None:
+    for name in ("a", "b"):
+        result = program("eval", f"ckpt={run_dir}", *SHORT, f"out={tmp_path / name}")
+        assert result.code == 0, result.err
+        assert "max score" in result.out
+        assert {file.name for file in (tmp_path / name).iterdir()} == {"scores.json", "latency.json"}
+    assert (tmp_path / "a" / "scores.json").read_bytes() == (tmp_path / "b" / "scores.json").read_bytes()
+    told = scores(tmp_path / "a")
+    assert (told["checkpoint"], told["step"], told["objective"]["name"]) == (str(run_dir), 20, "drift")
+
+
+def test_the_number_of_environments_changes_no_episode(program: Program, run_dir: Path, tmp_path: Path) -> None:
+    tables = []
+    for num_envs in (1, 4, 7):
+        out = tmp_path / str(num_envs)
+        assert program("eval", f"ckpt={run_dir}", *SHORT, f"num_envs={num_envs}", f"out={out}").code == 0
+        tables.append(scores(out))
+    assert tables[0] == tables[1] == tables[2]
+    assert len({episode["max_score"] for episode in tables[0]["episodes"]}) > 1
+
+
+def test_results_lie_in_the_checkpoint_with_a_film(program: Program, run_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(list_checkpoints(run_dir)[0], tmp_path / "copy")
+    result = program("eval", f"ckpt={copy}", "task=push_t", "task.max_steps=9", "episodes=2", "split=validation")
+    assert result.code == 0, result.err
+    assert {file.name for file in (copy / "eval").iterdir()} == {"scores.json", "latency.json", "episodes.mp4"}
+    assert scores(copy / "eval")["step"] == 10
+    assert [episode["seed"] for episode in scores(copy / "eval")["episodes"]] == [200_000, 200_001]
+
+
+def damaged(run_dir: Path, target: Path, how: str) -> Path:
+    """A copy of the run's newest checkpoint with something wrong."""
+    copy = Path(shutil.copytree(list_checkpoints(run_dir)[-1], target))
+    if how == "flipped byte":
+        content = bytearray((copy / "model.safetensors").read_bytes())
+        content[len(content) // 2] ^= 1
+        (copy / "model.safetensors").write_bytes(content)
+    elif how == "torn config":
+        (copy / "config.json").write_text((copy / "config.json").read_text()[:200])
+    elif how == "empty":
+        shutil.rmtree(copy)
+        copy.mkdir()
+    elif how.startswith("no "):
+        (copy / how.removeprefix("no ")).unlink()
+    return copy
+
+
+@pytest.mark.parametrize(
+    ("how", "words"),
+    [
+        ("flipped byte", "model.safetensors is damaged"),
+        ("torn config", "config.json is damaged"),
+        ("empty", "has no config.json"),
+        ("no config.json", "has no config.json"),
+        ("no model.safetensors", "has no model.safetensors"),
+    ],
+)
+def test_a_damaged_checkpoint_is_refused(program: Program, run_dir: Path, tmp_path: Path, how: str, words: str) -> None:
+    result = program("eval", f"ckpt={damaged(run_dir, tmp_path / 'copy', how)}", f"out={tmp_path / 'out'}")
+    assert words in result.error
+    assert not (tmp_path / "out").exists()
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        (["ckpt=nowhere"], "There is no checkpoint at nowhere"),
+        (["task=push_t_state"], "does not fit task push_t_state: its observations"),
+        (["task=push_t", "task.pred_horizon=24"], "its pred_horizon is 16, the task's is 24"),
+        (["device=cuda"], "device=cuda cannot be used here"),
+        (["device=banana"], "device=banana cannot be used here"),
+        (["device=meta"], "device=meta cannot be used here"),
+        (["threads=-1"], "threads must be a number of CPU threads"),
+        (["split=train"], "Unknown split 'train'"),
+        (["episodes=0"], "asked for 0"),
+        (["num_envs=0"], "at least 1; got 0"),
+        (["inference_batch=0"], "inference_batch must be at least 1"),
+        (["videos=-1"], "videos at least 0"),
+    ],
+)
+def test_a_request_that_cannot_be_met_is_refused(
+    program: Program, run_dir: Path, tmp_path: Path, changes: list[str], words: str
+) -> None:
+    if changes == ["device=cuda"] and torch.cuda.is_available():
+        pytest.skip("there is a CUDA device")
+    given = {"ckpt": str(run_dir), "out": str(tmp_path / "out")}
+    kept = [f"{key}={value}" for key, value in given.items() if not any(change.startswith(f"{key}=") for change in changes)]
+    assert words in program("eval", *kept, *changes).error
+    assert not (tmp_path / "out" / "scores.json").exists()
+
+
+def test_a_place_that_cannot_be_written_is_refused(program: Program, run_dir: Path, tmp_path: Path) -> None:
+    (tmp_path / "file").write_text("")
+    result = program("eval", f"ckpt={run_dir}", *SHORT, f"out={tmp_path / 'file'}")
+    assert "choose another out=DIR" in result.error
+
+
+def test_a_run_without_checkpoints_says_so(program: Program, tmp_path: Path) -> None:
+    (tmp_path / "checkpoints").mkdir()
+    assert "has no checkpoint yet" in program("eval", f"ckpt={tmp_path}").error
+
+
+def test_a_checkpoint_of_an_unknown_task_is_refused() -> None:
+    assert load_task("push_t_state").name == "push_t_state"
+    with pytest.raises(CheckpointError, match="The task 'chess' is not known here: Unknown task 'chess'; choose one of push_t"):
+        load_task("chess")

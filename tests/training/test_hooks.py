@@ -1,0 +1,150 @@
+"""Hooks average, measure and save without touching the training beside which they run."""
+
+import contextlib
+import json
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from drifting_policy.checkpoint import list_checkpoints, load_policy, load_state, read_config
+from drifting_policy.data.chunks import chunk_index
+from drifting_policy.models import Ema
+from drifting_policy.policy import DriftingPolicy
+from drifting_policy.training.batches import Batches
+from drifting_policy.training.hooks import CheckpointHook, LogHook, ValidationHook, remove_checkpoint
+from drifting_policy.training.logging import Log
+from drifting_policy.training.optim import make_optimizer
+from drifting_policy.training.trainer import TrainState
+from drifting_policy.types import ArraySpec, PolicySpec, Stats
+
+SPEC = PolicySpec({"x": ArraySpec((2,))}, ArraySpec((2,)), 2, 4, 2, 10.0)
+STATS = {"x": Stats.of(np.eye(2)), "action": Stats.of(np.eye(2))}
+
+
+def make_policy(offset: float = 0.0) -> DriftingPolicy:
+    mlp = {"name": "mlp", "width": 8, "depth": 1}
+    policy = DriftingPolicy(SPEC, encoder={"name": "state", "embed_dim": 4}, generator=mlp, clip=None)
+    generator = torch.Generator().manual_seed(0)
+    with torch.no_grad():
+        for parameter in policy.parameters():
+            parameter.copy_(offset + 0.5 * torch.randn(parameter.shape, generator=generator))
+    return policy
+
+
+def make_state(step: int = 0) -> TrainState:
+    policy = make_policy()
+    optimizer = make_optimizer(policy.parameters(), learning_rate=0.1, betas=[0.9, 0.99], weight_decay=0.0)
+    return TrainState(policy, Ema(policy, make_policy(), power=0.75, max_decay=0.9), optimizer, step)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[Log]:
+    with contextlib.closing(Log(tmp_path, steps=100, start=0, tensorboard=False)) as log:
+        yield log
+
+
+def lines(tmp_path: Path) -> list[dict[str, Any]]:
+    return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
+
+
+def validation_batches() -> Batches:
+    rng = np.random.default_rng(3)
+    index = chunk_index(np.array([3, 15]), obs_horizon=2, pred_horizon=4, exec_horizon=2)
+    x, action = rng.normal(size=(15, 2)), rng.normal(size=(15, 2))
+    return Batches({"x": x}, action, index, obs_horizon=2, batch_size=1, seed=0, device=torch.device("cpu"))
+
+
+def test_log_lines_are_means_over_their_window(tmp_path: Path, log: Log) -> None:
+    hook, values = LogHook(log, every=3), [1.0, 2.0, 6.0, 10.0, 20.0, 33.0, 99.0]
+    for step, value in enumerate(values, start=1):
+        hook.after_step(make_state(step), {"loss": torch.tensor(value, dtype=torch.bfloat16), "norm": torch.tensor(2 * value)})
+    assert log.bar.n == len(values)
+    assert [(line["step"], line["loss"], line["norm"]) for line in lines(tmp_path)] == [(3, 3.0, 6.0), (6, 21.0, 42.0)]
+    assert all(0 < line["steps_per_second"] < 1e9 for line in lines(tmp_path))
+
+
+@pytest.mark.parametrize("samples", [1, 3])
+def test_validation_agrees_with_plain_loops(log: Log, samples: int) -> None:
+    hook = ValidationHook(log, validation_batches(), every=1, samples=samples, max_chunks=6, seed=4)
+    policy, batch = make_policy(), hook.batch
+    assert len(batch.action) == 6
+    assert not batch.valid.all()
+    draws: list[Tensor] = []
+    policy.register_forward_hook(lambda module, inputs, output: draws.append(output))
+    measured = hook.measure(policy)
+    errors, spreads = [], []
+    for chunk, step in torch.argwhere(batch.valid).tolist():
+        points = [draw[chunk, step] for draw in draws]
+        errors += [float((point - batch.action[chunk, step]).norm()) for point in points]
+        spreads += [float((point - sum(points) / samples).norm()) for point in points]
+    assert measured["val_action_error"] == pytest.approx(np.mean(errors), rel=1e-5)
+    assert measured["val_spread"] == pytest.approx(np.mean(spreads), rel=1e-5, abs=1e-6)
+    assert (measured["val_spread"] > 0.01) == (samples > 1)
+    assert hook.measure(policy) == measured
+
+
+def test_validation_judges_the_average_when_due(tmp_path: Path, log: Log) -> None:
+    hook, state = (
+        ValidationHook(log, validation_batches(), every=2, samples=2, max_chunks=99, seed=0),
+        make_state(),
+    )
+    assert len(hook.batch.action) == len(validation_batches().steps)
+    state.policy.load_state_dict(make_policy(offset=1.0).state_dict())
+    for state.step in (1, 2, 3, 4):
+        hook.after_step(state, {})
+    expected = hook.measure(make_policy())
+    assert lines(tmp_path) == [{"step": step, **expected} for step in (2, 4)]
+    assert expected != hook.measure(state.policy)
+    with pytest.raises(TypeError, match="needs a DriftingPolicy; got Linear"):
+        hook.measure(nn.Linear(1, 1))
+
+
+def make_saver(run_dir: Path, *, every: int = 2, last_step: int = 11, keep: int = 3) -> CheckpointHook:
+    return CheckpointHook(run_dir, every=every, last_step=last_step, keep=keep, metadata=lambda: {"task": "toy"}, stats=STATS)
+
+
+@pytest.mark.parametrize("keep", [1, 2, 3, 20])
+def test_the_newest_policies_and_two_states_are_kept(tmp_path: Path, keep: int) -> None:
+    hook, state, saved = make_saver(tmp_path, keep=keep), make_state(), []
+    for state.step in range(1, 12):
+        hook.after_step(state, {})
+        saved += [state.step] if state.step % 2 == 0 or state.step == 11 else []
+        kept = list_checkpoints(tmp_path)
+        assert [read_config(path)["step"] for path in kept] == saved[-keep:]
+        assert [(path / "state.pt").exists() for path in kept] == [False] * len(kept[:-2]) + [True] * len(kept[-2:])
+    assert saved == [2, 4, 6, 8, 10, 11]
+    assert [path.name for path in sorted((tmp_path / "checkpoints").iterdir())] == [
+        f"step_{step:08d}" for step in saved[-keep:]
+    ]
+    for path in kept:
+        load_policy(path)
+
+
+def test_a_checkpoint_holds_the_average_and_the_state(tmp_path: Path) -> None:
+    state = make_state(step=7)
+    state.policy.load_state_dict(make_policy(offset=1.0).state_dict())
+    path = make_saver(tmp_path).save(state)
+    averaged, raw = load_policy(path).state_dict(), load_state(path)
+    assert raw["step"] == read_config(path)["step"] == 7
+    assert read_config(path)["task"] == "toy"
+    assert all(torch.equal(value, averaged[name]) for name, value in make_policy().state_dict().items())
+    assert all(torch.equal(value, raw["policy"][name]) for name, value in state.policy.state_dict().items())
+
+
+def test_only_a_drifting_policy_is_saved(tmp_path: Path) -> None:
+    state = make_state()
+    state.ema.module = nn.Linear(1, 1)
+    with pytest.raises(TypeError, match="holds a DriftingPolicy; got Linear"):
+        make_saver(tmp_path).save(state)
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_a_removed_checkpoint_leaves_nothing(tmp_path: Path) -> None:
+    path = make_saver(tmp_path).save(make_state(step=7))
+    remove_checkpoint(path)
+    assert list((tmp_path / "checkpoints").iterdir()) == []
