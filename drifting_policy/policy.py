@@ -82,6 +82,8 @@ class DriftingPolicy(nn.Module):
         shape = (batch, *self.spec.sample_shape)
         if noise is not None and np.shape(noise) != shape:
             raise ObservationError(f"The noise must have shape {shape}; got {np.shape(noise)}.")
+        if noise is not None and not np.isfinite(noise).all():
+            raise ObservationError("The noise holds NaN or infinity; draw it from a standard normal distribution.")
         device = self.normalizer.get_buffer("scale_action").device
         # Copies: torch takes neither read-only arrays nor negative strides.
         tensors = {key: torch.as_tensor(np.array(obs[key], np.float32), device=device) for key in self.spec.observations}

@@ -149,6 +149,7 @@ def test_any_layout_of_the_callers_arrays_will_do_and_none_is_touched(layout: st
         ({}, draw(3), r"noise must have shape \(4, 8, 2\); got \(3, 8, 2\)"),
         ({}, draw()[:, None], r"noise must have shape \(4, 8, 2\); got \(4, 1, 8, 2\)"),
         ({}, np.zeros(()), r"noise must have shape \(4, 8, 2\); got \(\)"),
+        ({}, np.full((4, 8, 2), np.nan), "noise holds NaN or infinity"),
         ({"extra": np.zeros((4, 2))}, None, "unknown: .'extra'."),
         ({"grip": np.zeros((3, 2))}, None, "share one batch size"),
         ({"pose": np.full((4, 2, 3), 1e300)}, None, "'pose' holds NaN or infinity"),

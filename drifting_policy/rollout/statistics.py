@@ -114,14 +114,13 @@ def summarize(episodes: Iterable["Episode"], *, confidence: float = 0.95) -> dic
 
 
 def latency_summary(seconds: Sequence[float]) -> Latency:
-    """Percentiles of planning times without the first, which warms up caches and compilers.
+    """Percentiles of planning times; without the first, which warms up caches and compilers, where there are others.
 
     Raises:
-        ValueError: fewer than two times.
+        ValueError: no times.
     """
-    if len(seconds) < 2:
-        raise ValueError(f"A latency summary needs a warm-up call and at least one more; got {len(seconds)} calls.")
-    times = 1000 * _finite(seconds, ndim=1)[1:]
+    times = 1000 * _finite(seconds, ndim=1)
+    times = times[1:] if times.size > 1 else times
     return Latency(float(np.percentile(times, 50)), float(np.percentile(times, 99)), float(times.max()), times.size)
 
 

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from torch.nn.modules.module import register_module_full_backward_hook
+from torch.nn.modules.module import register_module_forward_hook
 
 from drifting_policy.models import MlpGenerator
 from drifting_policy.objectives.drift import GROUPINGS
@@ -56,11 +56,11 @@ def test_the_core_alone_is_the_one_in_the_step(monkeypatch: pytest.MonkeyPatch) 
     calls = script("drift_core", monkeypatch).prepare("mlp", batch_size=4)
     arrived: list[torch.Tensor] = []
 
-    def keep(module: torch.nn.Module, inwards: object, outwards: Any) -> None:
+    def keep(module: torch.nn.Module, given: object, x: torch.Tensor) -> None:
         if isinstance(module, MlpGenerator):
-            arrived.append(outwards[0])
+            x.register_hook(arrived.append)
 
-    with register_module_full_backward_hook(keep):
+    with register_module_forward_hook(keep):
         for grouping in GROUPINGS:
             calls["step", grouping]()
             assert arrived[-1].shape == (4, 8, 16, 2)
