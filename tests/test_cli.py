@@ -103,7 +103,7 @@ def test_a_sweep_runs_every_job(program: Program, push_t_data: str) -> None:
 def test_a_failing_job_ends_the_sweep(program: Program, push_t_data: str) -> None:
     result = program("train", "-m", f"data={push_t_data}", *TINY, "trainer.batch_size=100000,16")
     assert "fewer than one batch of 100000" in result.error
-    assert not Path("runs").exists()
+    assert [path.name for path in Path("runs").iterdir()] == [".sweeps"]
 
 
 @pytest.mark.parametrize(("error", "code"), [(KeyboardInterrupt, 130), (ConfigError, 2)])
