@@ -236,6 +236,7 @@ class RolloutConfig:
 
     ckpt: str = ""
     episodes: int = 200
+    max_steps: int = 200
     most: int = 2000
     out: str = "push_t.zarr.zip"
 

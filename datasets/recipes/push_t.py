@@ -62,7 +62,7 @@ def run(config: RolloutConfig) -> None:
         raise ConfigError(f"The data set is one file: out must end in .zarr.zip; got {config.out}.")
     checkpoint = resolve(config.ckpt)
     stored = read_config(checkpoint)
-    rollouts = play(load_policy(checkpoint), load_task(str(stored["task"])), episodes=config.episodes, most=config.most)
+    rollouts = play(load_policy(checkpoint), load_task(str(stored["task"])), config)
     arrays, ends = concatenate(rollouts.kept)
     out = write_replay(config.out, arrays, ends)
     card = describe(rollouts, out, arrays, ends, origin=stored, command=command_line(config))
@@ -71,27 +71,27 @@ def run(config: RolloutConfig) -> None:
     print(f"Kept {len(rollouts.kept)} of {len(rollouts.played)} episodes, {ends[-1]} steps: {out}, card {card_file}")
 
 
-def play(policy: DriftingPolicy, task: TaskConfig, *, episodes: int, most: int) -> Rollouts:
-    """At least `episodes` successes, found among at most `most` episodes of the rollout seeds.
+def play(policy: DriftingPolicy, task: TaskConfig, config: RolloutConfig) -> Rollouts:
+    """At least `config.episodes` successes, found among at most `config.most` episodes of the rollout seeds.
 
     Raises:
-        ConfigError: where `most` episodes did not suffice.
+        ConfigError: where `config.most` episodes did not suffice.
     """
     check_contract(policy, task)
     rollouts = Rollouts([], [])
-    while len(rollouts.kept) < episodes:
-        count = min(BATCH, most - len(rollouts.played))
+    while len(rollouts.kept) < config.episodes:
+        count = min(BATCH, config.most - len(rollouts.played))
         if count < 1:
             raise ConfigError(
-                f"Only {len(rollouts.kept)} of {most} episodes succeeded; {episodes} were wanted. Train the policy longer, "
-                "or raise most."
+                f"Only {len(rollouts.kept)} of {config.most} episodes succeeded; {config.episodes} were wanted. "
+                "Train the policy longer, or raise most or max_steps."
             )
         result = evaluate(
             StateRecorder(policy),
             lambda: make_env(task),
             episode_seeds("rollout", count, skip=len(rollouts.played)),
             num_envs=10,
-            max_steps=task.max_steps,
+            max_steps=config.max_steps,
             keep_trajectories=True,
             progress=True,
         )
