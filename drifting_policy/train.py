@@ -173,12 +173,17 @@ def conclude(config: TrainConfig, run_dir: Path) -> None:
         about={"checkpoint": str(run_dir), "step": read_config(checkpoint)["step"], "objective": options(config.objective)},
     )
     report = _metadata(config) | {key: scores[key] for key in ("split", "n_episodes", "metrics", "step")}
-    write_json(run_dir / "report.json", report | {"train_seconds": round(training_seconds(run_dir / "metrics.jsonl"), 1)})
+    report |= {"train_seconds": round(training_seconds(run_dir / "metrics.jsonl"), 1)}
     print_scores(scores, out)
     try:
+        write_json(run_dir / "report.json", report)
         print(f"  curves       {draw_curves(run_dir)}")
     except ConfigError as error:
         print(f"  curves       not drawn. {error}")
+    except OSError as error:
+        raise ConfigError(
+            f"The report in {run_dir} could not be written ({error}); free some space, then resume=true."
+        ) from error
     print(f"  policy       {checkpoint}")
 
 

@@ -3,6 +3,7 @@
 import json
 import math
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -34,11 +35,21 @@ class Log:
         self.bar.update(step - self.bar.n)
 
     def write(self, step: int, metrics: Mapping[str, float]) -> None:
-        """Record `metrics` of `step` everywhere."""
+        """Record `metrics` of `step` everywhere.
+
+        Raises:
+            ConfigError: where the file system refuses.
+        """
         # NaN is no JSON; a metric that is not a number is recorded as null.
         line = {name: (float(value) if math.isfinite(value) else None) for name, value in metrics.items()}
-        self.stream.write(json.dumps({"step": step, **line}) + "\n")
-        self.stream.flush()
+        try:
+            self.stream.write(json.dumps({"step": step, **line}) + "\n")
+            self.stream.flush()
+        except OSError as error:
+            raise ConfigError(
+                f"{self.file} could not be written ({error}). Free some space and go on with resume=true; the checkpoints are "
+                "untouched."
+            ) from error
         self.shown |= {label: f"{metrics[name]:.3g}" for name, label in ON_BAR.items() if name in metrics}
         self.bar.set_postfix(self.shown, refresh=False)
         if self.board is not None:
@@ -48,7 +59,8 @@ class Log:
     def close(self) -> None:
         """Finish file, bar and board."""
         self.bar.close()
-        self.stream.close()
+        with suppress(OSError):  # a full disk was reported when the line was written
+            self.stream.close()
         if self.board is not None:
             self.board.close()
 

@@ -78,3 +78,12 @@ def test_without_tensorboard_nothing_is_begun(tmp_path: Path, monkeypatch: pytes
     with pytest.raises(ConfigError, match=r"pip install 'drifting-policy\[tensorboard\]'"):
         open_log(tmp_path, tensorboard=True)
     assert list(tmp_path.iterdir()) == []
+
+
+def test_a_full_disk_is_told_in_one_sentence(tmp_path: Path) -> None:
+    log = Log(tmp_path, steps=2, start=0, tensorboard=False, quiet=True)
+    log.stream.close()
+    log.stream = open("/dev/full", "a")  # noqa: SIM115 (the log closes it)
+    with pytest.raises(ConfigError, match=r"metrics.jsonl could not be written .*resume=true"):
+        log.write(1, {"loss": 1.0})
+    log.close()
