@@ -36,10 +36,12 @@ from drifting_policy.versions import versions
 ROOT = Path(__file__).resolve().parents[1]
 ARMS = {"drift": ["objective=drift"], "regression": ["objective=regression"]}
 STUDY = ARMS | {
-    "drift, grouping dim": ["objective=drift", "objective.grouping=dim"],
-    "drift, grouping step": ["objective=drift", "objective.grouping=step"],
+    "drift, zero noise in use": ["objective=drift", "objective.noise_scale=0"],
+    "drift, 1 sample": ["objective=drift", "objective.samples=1"],
     "drift, 2 samples": ["objective=drift", "objective.samples=2"],
-    "drift, no floor, scale per condition": ["objective=drift", "objective.affinity_floor=0", "objective.scale=condition"],
+    "drift, grouping step": ["objective=drift", "objective.grouping=step"],
+    "drift, grouping dim": ["objective=drift", "objective.grouping=dim"],
+    "drift, scale and force per condition": ["objective=drift", "objective.scale=condition", "objective.force=condition"],
     "regression, 2.5 times the steps": ["objective=regression", "trainer.steps=30000"],
 }
 METRICS = {"max_score": "max score", "final_score": "final score", "success": "success"}
