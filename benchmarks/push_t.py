@@ -60,7 +60,7 @@ def main() -> None:
     )
     options = parser.parse_args()
     arms, seeds = (STUDY, range(1)) if options.study else (ARMS, range(3))
-    episodes = episode_seeds("validation", 100) if options.study else episode_seeds("test", 50)
+    split, count = ("validation", 100) if options.study else ("test", 50)
     out = options.out or ROOT / f"results/push_t/human_mlp{'_options' if options.study else ''}.json"
     runs = {
         (name, seed): options.runs / f"{name.replace(',', '').replace(' ', '_')}_seed{seed}" for name in arms for seed in seeds
@@ -69,7 +69,7 @@ def main() -> None:
     with ThreadPoolExecutor(options.jobs) as threads:
         for job in [threads.submit(train, [*arms[name], *options.overrides], seed, runs[name, seed]) for name, seed in runs]:
             job.result()
-    judge = partial(score, seeds=episodes, checkpoints=options.checkpoints)
+    judge = partial(score, split=split, episodes=count, checkpoints=options.checkpoints)
     with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as processes:
         scores = dict(zip(runs, processes.map(judge, runs.values()), strict=True))
     by_name = {name: [scores[name, seed] for seed in seeds] for name in arms}
@@ -83,9 +83,10 @@ def main() -> None:
 
 @dataclasses.dataclass(frozen=True)
 class Scores:
-    """One run on the test episodes: each metric as "checkpoints episodes", and where it comes from."""
+    """One run on the episodes of a split: each metric as "checkpoints episodes", and where it comes from."""
 
     tables: dict[str, np.ndarray]
+    split: str
     seeds: list[int]
     latency: dict[str, float]
     config: dict[str, Any]
@@ -105,21 +106,21 @@ def train(overrides: Sequence[str], seed: int, run_dir: Path) -> None:
             sys.exit(f"{run_dir} could not be trained; see {log.name}.")
 
 
-def score(run_dir: Path, *, seeds: list[int], checkpoints: int) -> Scores:
-    """The last checkpoints of a run on the episodes of these seeds."""
+def score(run_dir: Path, *, split: str, episodes: int, checkpoints: int) -> Scores:
+    """The last checkpoints of a run on the first episodes of a split."""
     paths = list_checkpoints(run_dir)[-checkpoints:]
     if len(paths) < checkpoints:
         sys.exit(f"{run_dir} has {len(paths)} checkpoints, not {checkpoints}.")
     torch.set_num_threads(1)
     config = read_config(paths[-1])
-    task = load_task(config["task"])
+    task, seeds = load_task(config["task"]), episode_seeds(split, episodes)
     results = [
         evaluate(load_policy(path), lambda: make_env(task), seeds, num_envs=10, max_steps=task.max_steps) for path in paths
     ]
     tables = {name: np.array([[getattr(e, name) for e in result.episodes] for result in results], float) for name in METRICS}
     latency = latency_summary([seconds for result in results for seconds in result.plan_seconds])
     seconds = json.loads((run_dir / "report.json").read_text())["train_seconds"]
-    return Scores(tables, seeds, {"p50": latency.p50_ms, "p99": latency.p99_ms}, config, seconds)
+    return Scores(tables, split, seeds, {"p50": latency.p50_ms, "p99": latency.p99_ms}, config, seconds)
 
 
 def rows_of(name: str, runs: list[Scores]) -> list[dict[str, Any]]:
@@ -155,6 +156,7 @@ def describe(name: str, metric: str, interval: Interval, runs: list[Scores]) -> 
         "high": round(interval.high, 4),
         "confidence": interval.confidence,
         "method": interval.method,
+        "split": runs[0].split,
         "n_episodes": episodes,
         "n_checkpoints": checkpoints,
         "n_training_seeds": len(runs),

@@ -27,6 +27,7 @@ def row(objective: str, metric: str, value: float) -> dict[str, Any]:
         "high": value + 0.1,
         "confidence": 0.95,
         "method": "bootstrap",
+        "split": "test",
         "n_episodes": 50,
         "n_checkpoints": 5,
         "n_training_seeds": 3,
@@ -53,7 +54,9 @@ def test_scores_stand_side_by_side(tmp_path: Path) -> None:
         "| drift | 0.500 [0.400, 0.600] | 0.500 [0.400, 0.600] |",
         "| drift - regression | +0.500 [+0.400, +0.600] | +0.500 [+0.400, +0.600] |",
     ]
-    assert all(word in lines[7] for word in ("3 training seeds", "last 5 checkpoints", "50 test seeds", "torch 2.13.0", "95 %"))
+    assert all(
+        word in lines[7] for word in ("3 training seeds", "last 5 checkpoints", "50 test episodes", "torch 2.13.0", "95 %")
+    )
     assert (lines[0], lines[-1]) == ("before", "after")
 
 
