@@ -81,10 +81,10 @@ def score_table(rows: Rows) -> str:
 def _note(row: Mapping[str, Any]) -> str:
     """What every number of the table was measured with."""
     versions = ", ".join(f"{name} {row['versions'][name]}" for name in ("torch", "gym-pusht", "pymunk"))
-    seeds = f"{row['n_training_seeds']} training seed{'s' if row['n_training_seeds'] > 1 else ''}"
+    runs = f"{row['n_training_seeds']} training seed{'s' if row['n_training_seeds'] > 1 else ''}"
     return (
-        f"Task {row['task']}, {row['data']} demonstrations, head {row['head']}, {row['nfe']} network evaluation per plan; {seeds}, "
-        f"last {row['n_checkpoints']} checkpoints, {row['n_episodes']} {row['split']} episodes; "
+        f"Task {row['task']}, {row['data']} demonstrations, head {row['head']}, {row['nfe']} network evaluation per plan; "
+        f"{runs}, last {row['n_checkpoints']} checkpoints, {row['n_episodes']} {row['split']} episodes; "
         f"{100 * row['confidence']:.0f} % intervals, {row['method']}; {versions}."
     )
 

@@ -35,7 +35,7 @@ def loaded_by(statement: str, *, cwd: Path) -> set[str]:
         ("import drifting_policy; dir(drifting_policy); drifting_policy.__version__", set()),
         ("import drifting_policy.types, drifting_policy.chunking", {"numpy"}),
         ("from drifting_policy import ChunkExecutor, Policy, PolicySpec", {"numpy"}),
-        ("from drifting_policy import load_policy", {"numpy", "torch", "safetensors"}),
+        ("from drifting_policy import load_policy", {"numpy", "torch", "safetensors", "tqdm"}),  # torch brings tqdm
     ],
 )
 def test_imports_load_only_what_they_need(statement: str, allowed: set[str], tmp_path: Path) -> None:
