@@ -4,14 +4,15 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install train demo test bench clean
+.PHONY: help install train demo test bench evidence clean
 
 help:
-	@echo "make train   train a one-step policy on Push-T, evaluate it and film it"
-	@echo "make demo    evaluate and film the bundled policy"
-	@echo "make test    lint, type-check and test"
-	@echo "make bench   measure the performance figures again (results/benchmarks)"
-	@echo "make clean   remove the environment and caches (runs/ stays)"
+	@echo "make train     train a one-step policy on Push-T, evaluate it and film it"
+	@echo "make demo      evaluate and film the bundled policy"
+	@echo "make test      lint, type-check and test"
+	@echo "make bench     measure the performance figures again (results/benchmarks)"
+	@echo "make evidence  train and measure drift and regression on the human demonstrations again (hours)"
+	@echo "make clean     remove the environment and caches (runs/ stays)"
 
 install: $(INSTALLED)
 
@@ -34,6 +35,13 @@ test: $(INSTALLED)
 bench: $(INSTALLED)
 	$(RUN) benchmarks/drift_core.py
 	$(RUN) benchmarks/act.py
+	$(RUN) -m drifting_policy.report tables
+
+evidence: $(INSTALLED)
+	$(RUN) benchmarks/push_t.py
+	$(RUN) benchmarks/push_t.py --study
+	$(RUN) -m drifting_policy.report tables
+	$(RUN) -m drifting_policy.report tables --document docs/training.md
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis
