@@ -25,9 +25,10 @@ from typing import Any
 import numpy as np
 import torch
 
+from drifting_policy.atomic import write_json
 from drifting_policy.checkpoint import list_checkpoints, load_policy, read_config
 from drifting_policy.eval import load_task
-from drifting_policy.evaluation import make_env, write_json
+from drifting_policy.evaluation import make_env
 from drifting_policy.rollout.evaluate import evaluate
 from drifting_policy.rollout.seeds import episode_seeds
 from drifting_policy.rollout.statistics import Interval, cluster_bootstrap_mean, latency_summary

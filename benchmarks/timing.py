@@ -9,9 +9,9 @@ from typing import Any, TypeVar
 import numpy as np
 import torch
 
+from drifting_policy.atomic import write_json
 from drifting_policy.config import TaskConfig
 from drifting_policy.demonstrations import Demonstrations
-from drifting_policy.evaluation import write_json
 from drifting_policy.versions import versions
 
 K = TypeVar("K", bound=Hashable)

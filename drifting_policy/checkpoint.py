@@ -13,6 +13,7 @@ import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 
+from drifting_policy.atomic import replace_folder
 from drifting_policy.policy import DriftingPolicy
 from drifting_policy.types import CheckpointError, ConfigError, PolicySpec, Stats
 
@@ -54,7 +55,7 @@ def save_policy(
             "sha256": {name: _sha256(draft / name) for name in (WEIGHTS, STATE) if (draft / name).exists()},
         }
         (draft / CONFIG).write_text(json.dumps(config | {CHECKSUM: _content_sha256(config)}, indent=1) + "\n")
-        _replace(draft, target)
+        replace_folder(draft, target)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(
             f"The checkpoint {target} could not be written ({_first_line(error)}). Free some space or choose another run_dir; "
@@ -188,22 +189,6 @@ def _verify(directory: Path, config: Mapping[str, Any], name: str) -> None:
         raise CheckpointError(f"{file} cannot be read ({error}). Use another checkpoint.") from error
     if found != expected:
         raise CheckpointError(f"{file} is damaged: its checksum is not the one in {CONFIG}. Use another checkpoint.")
-
-
-def _replace(draft: Path, target: Path) -> None:
-    """Put `draft` in the place of `target`, for a directory cannot be renamed over one that holds files.
-
-    If that fails, `target` is as it was.
-    """
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.is_dir():
-        target.rename(old)
-    try:
-        draft.rename(target)
-    finally:
-        if old.is_dir() and not target.exists():
-            old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _content_sha256(config: Mapping[str, Any]) -> str:

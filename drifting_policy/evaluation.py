@@ -9,6 +9,7 @@ from typing import Any
 
 import gymnasium
 
+from drifting_policy.atomic import write_json
 from drifting_policy.config import TaskConfig
 from drifting_policy.policy import DriftingPolicy
 from drifting_policy.rollout.evaluate import EvalResult, evaluate
@@ -128,13 +129,3 @@ def print_scores(scores: dict[str, Any], out: Path) -> None:
         print(f"  {label:<12} {metric['value']:.3f}   {100 * metric['confidence']:.0f} % {interval}   {metric['method']}")
     print(f"  one plan     {latency['p50_ms']:.2f} ms median, {latency['p99_ms']:.2f} ms p99 ({latency['n']} plans)")
     print(f"  files        {out}")
-
-
-def write_json(path: Path, values: Any) -> None:
-    """Write readable JSON beside `path` and rename it into place."""
-    draft = path.with_name(f".{path.name}.draft")
-    try:
-        draft.write_text(json.dumps(values, indent=1) + "\n")
-        draft.replace(path)
-    finally:
-        draft.unlink(missing_ok=True)

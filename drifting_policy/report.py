@@ -12,6 +12,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from drifting_policy.atomic import write_text
 from drifting_policy.types import ConfigError, UserError
 
 TABLE = re.compile(r"(<!-- table (\S+)((?: \w+)*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
@@ -35,7 +36,7 @@ def main(arguments: Sequence[str]) -> int:
         print(f"{options.document} disagrees with the results; write it anew: python -m drifting_policy.report tables")
         return 1
     if new != old:
-        options.document.write_text(new)
+        write_text(options.document, new)
     return 0
 
 
@@ -105,8 +106,9 @@ def _read(file: Path) -> str:
 
 
 def _load(file: Path) -> Rows:
+    text = _read(file)
     try:
-        content = json.loads(_read(file))
+        content = json.loads(text)
     except ValueError as error:
         raise ConfigError(f"{file} is no JSON ({error}).") from error
     rows = content.get("rows") if isinstance(content, dict) else content

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from drifting_policy import cli
+from drifting_policy.atomic import write_json
 from drifting_policy.checkpoint import list_checkpoints, load_policy, load_state, read_config, resumable
 from drifting_policy.config import TrainConfig, arguments, options
 from drifting_policy.curves import draw_curves, training_seconds
@@ -157,7 +158,7 @@ def build_batches(config: TrainConfig, demonstrations: Demonstrations, device: t
 
 def conclude(config: TrainConfig, run_dir: Path) -> None:
     """Draw the curves, evaluate the newest checkpoint on held-out episodes, and write report.json."""
-    from drifting_policy.evaluation import evaluate_policy, print_scores, write_json
+    from drifting_policy.evaluation import evaluate_policy, print_scores
 
     checkpoint = list_checkpoints(run_dir)[-1]
     out = run_dir / "eval"

@@ -11,7 +11,7 @@ import pytest
 from drifting_policy import evaluation
 from drifting_policy.cli import compose
 from drifting_policy.config import TaskConfig
-from drifting_policy.evaluation import check_contract, evaluate_policy, make_env, print_scores, score_table, write_json
+from drifting_policy.evaluation import check_contract, evaluate_policy, make_env, print_scores, score_table
 from drifting_policy.policy import DriftingPolicy
 from drifting_policy.rollout.evaluate import Episode, EvalResult
 from drifting_policy.types import CheckpointError, ConfigError, UserError
@@ -113,15 +113,6 @@ def test_a_full_disk_leaves_the_earlier_scores_whole(tmp_path: Path, monkeypatch
     assert {file.name for file in tmp_path.iterdir()} == set(before)
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores == earlier or full != "scores.json"
-
-
-def test_json_is_replaced_as_a_whole(tmp_path: Path) -> None:
-    file = tmp_path / "values.json"
-    write_json(file, {"a": 1})
-    with pytest.raises(TypeError):
-        write_json(file, {"a": object()})
-    assert json.loads(file.read_text()) == {"a": 1}
-    assert list(tmp_path.iterdir()) == [file]
 
 
 @pytest.mark.parametrize(

@@ -14,6 +14,7 @@ import numpy as np
 from omegaconf import OmegaConf
 
 from drifting_policy import cli
+from drifting_policy.atomic import write_text
 from drifting_policy.checkpoint import load_policy, read_config, resolve
 from drifting_policy.config import RolloutConfig, TaskConfig
 from drifting_policy.data.download import array_sha256
@@ -67,7 +68,7 @@ def run(config: RolloutConfig) -> None:
     out = write_replay(config.out, arrays, ends)
     card = describe(rollouts, out, arrays, ends, origin=stored, command=command_line(config))
     card_file = out.with_name(out.name.removesuffix(".zarr.zip") + ".yaml")
-    card_file.write_text(OmegaConf.to_yaml(card))
+    write_text(card_file, OmegaConf.to_yaml(card))
     print(f"Kept {len(rollouts.kept)} of {len(rollouts.played)} episodes, {ends[-1]} steps: {out}, card {card_file}")
 
 

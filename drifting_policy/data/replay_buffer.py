@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import zarr
 
+from drifting_policy.atomic import replace_folder
 from drifting_policy.types import DatasetError
 
 EPISODE_ENDS = "meta/episode_ends"
@@ -126,7 +127,7 @@ def write_replay(
             _zip(draft, packed)
             packed.replace(target)
         else:
-            _replace(draft, target)
+            replace_folder(draft, target)
     except OSError as error:
         raise DatasetError(f"The data set {target} could not be written ({error}).") from error
     finally:
@@ -203,19 +204,6 @@ def _check_array(key: str, values: np.ndarray, ends: np.ndarray, place: str) -> 
         step = int(np.argmax(bad))
         episode = int(np.searchsorted(ends, step, side="right"))
         raise DatasetError(f"{place}: data/{key} holds NaN or infinity, first at step {step} (episode {episode}).")
-
-
-def _replace(draft: Path, target: Path) -> None:
-    """Put the folder `draft` in the place of `target`; if that fails, `target` is as it was."""
-    old = target.with_name(f".{target.name}.{os.getpid()}.old")
-    if target.is_dir():
-        target.rename(old)
-    try:
-        draft.rename(target)
-    finally:
-        if old.is_dir() and not target.exists():
-            old.rename(target)
-    shutil.rmtree(old, ignore_errors=True)
 
 
 def _zip(folder: Path, target: Path) -> None:

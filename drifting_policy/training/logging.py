@@ -9,6 +9,7 @@ from typing import Any
 
 from tqdm import tqdm
 
+from drifting_policy.atomic import write_text
 from drifting_policy.types import ConfigError
 
 ON_BAR = {"loss": "loss", "drift_rms_0.2": "drift", "sibling_spread": "spread", "val_action_error": "val_error"}
@@ -74,9 +75,7 @@ class Log:
                     kept.append(line)
             except (ValueError, KeyError, TypeError):
                 continue  # the torn last line of a killed run
-        draft = self.file.with_name(f".{self.file.name}.draft")
-        draft.write_text("".join(line + "\n" for line in kept))
-        draft.replace(self.file)
+        write_text(self.file, "".join(line + "\n" for line in kept))
 
 
 def _tensorboard(run_dir: Path) -> Any:
