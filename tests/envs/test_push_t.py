@@ -84,6 +84,15 @@ def test_reward_follows_coverage() -> None:
     assert (reward, terminated, truncated, info["success"]) == (1.0, True, False, True)
 
 
+def test_the_coverage_of_a_state_is_the_same_number_in_every_world() -> None:
+    rng = np.random.default_rng(0)
+    states = np.column_stack([rng.uniform(0, 60, (20, 2)), rng.uniform(220, 280, (20, 2)), rng.uniform(0, 6, 20)])
+    worlds = [make() for _ in range(12)]
+    found = [{world.reset(seed=0, options={"state": state})[1]["coverage"] for world in worlds} for state in states]
+    assert sum(max(coverages) > 0 for coverages in found) > 10
+    assert all(len(coverages) == 1 for coverages in found)
+
+
 @pytest.mark.parametrize("state", [[100, 100, 256, 256, 0.3], [450.5, 60.25, 130, 380, 6.28], [230, 210, 256, 256, 3.0]])
 def test_a_state_is_restored_exactly(state: list[float]) -> None:
     env = make()
