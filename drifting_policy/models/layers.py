@@ -47,7 +47,7 @@ class Generator(nn.Module, ABC):
     """
 
     sample_shape: tuple[int, int]
-    time: TimeEmbedding | None = None
+    time: TimeEmbedding | None
 
     @abstractmethod
     def forward(
