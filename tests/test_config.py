@@ -119,6 +119,9 @@ def test_every_combination_takes_a_step(generator: str, objective: str, task: st
     chunk = state.policy.act({key: value.numpy() for key, value in batch.obs.items()})
     assert chunk.shape == (4, *config.task.spec.sample_shape)
     assert np.isfinite(chunk).all()
+    assert state.policy.recipe["sampler"] == goal.sampler
+    assert isinstance(state.ema.module, train.DriftingPolicy)
+    assert state.ema.module.recipe == state.policy.recipe
 
 
 @pytest.mark.parametrize("generator", named("generator"))
