@@ -77,8 +77,8 @@ def test_files_and_classes_have_the_same_settings(root: str) -> None:
 @pytest.mark.parametrize("root", ROOTS)
 def test_files_and_classes_have_the_same_defaults(root: str) -> None:
     written = yaml.safe_load((CONFIGS / f"{root}.yaml").read_text())
-    default = ROOTS[root]()
-    assert {key: getattr(default, key) for key in keys(CONFIGS / f"{root}.yaml")} == {
+    default = dataclasses.asdict(ROOTS[root]())
+    assert {key: default[key] for key in keys(CONFIGS / f"{root}.yaml")} == {
         key: value for key, value in written.items() if key not in ("defaults", "hydra")
     }
 
