@@ -91,6 +91,7 @@ class Scores:
     seeds: list[int]
     latency: dict[str, float]
     config: dict[str, Any]
+    nfe: int
     train_seconds: float
 
 
@@ -115,13 +116,14 @@ def score(run_dir: Path, *, split: str, episodes: int, checkpoints: int) -> Scor
     torch.set_num_threads(1)
     config = read_config(paths[-1])
     task, seeds = load_task(config["task"]), episode_seeds(split, episodes)
-    results = [
-        evaluate(load_policy(path), lambda: make_env(task), seeds, num_envs=10, max_steps=task.max_steps) for path in paths
-    ]
+    policies = [load_policy(path) for path in paths]
+    results = [evaluate(policy, lambda: make_env(task), seeds, num_envs=10, max_steps=task.max_steps) for policy in policies]
     tables = {name: np.array([[getattr(e, name) for e in result.episodes] for result in results], float) for name in METRICS}
     latency = latency_summary([seconds for result in results for seconds in result.plan_seconds])
     seconds = json.loads((run_dir / "report.json").read_text())["train_seconds"]
-    return Scores(tables, split, seeds, {"p50": latency.p50_ms, "p99": latency.p99_ms}, config, seconds)
+    return Scores(
+        tables, split, seeds, {"p50": latency.p50_ms, "p99": latency.p99_ms}, config, policies[-1].evaluations, seconds
+    )
 
 
 def rows_of(name: str, runs: list[Scores]) -> list[dict[str, Any]]:
@@ -150,7 +152,7 @@ def describe(name: str, metric: str, interval: Interval, runs: list[Scores]) -> 
         "data": config["data"],
         "objective": name,
         "head": config["generator"]["name"],
-        "nfe": 1,
+        "nfe": runs[0].nfe,
         "metric": metric,
         "value": round(interval.value, 4),
         "low": round(interval.low, 4),

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from drifting_policy.atomic import replace_folder
 from drifting_policy.policy import DriftingPolicy
-from drifting_policy.types import CheckpointError, ConfigError, PolicySpec, Stats
+from drifting_policy.types import CheckpointError, ConfigError, MissingPackage, PolicySpec, Stats
 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, STATS, STATE = "model.safetensors", "config.json", "stats.json", "state.pt"
@@ -73,7 +73,7 @@ def load_policy(path: str | Path, *, device: str | torch.device = "cpu") -> Drif
 
     Raises:
         CheckpointError: where anything is missing, damaged or of another format.
-        ConfigError: where PyTorch cannot use the device.
+        ConfigError: where PyTorch cannot use the device, or a package is missing that the policy's sampler needs.
     """
     directory = resolve(path)
     config = read_config(directory)
@@ -81,6 +81,8 @@ def load_policy(path: str | Path, *, device: str | torch.device = "cpu") -> Drif
     try:
         policy = DriftingPolicy(PolicySpec.from_dict(config["spec"]), **config["policy"])
         policy.load_state_dict(load_file(directory / WEIGHTS), strict=True)
+    except MissingPackage:
+        raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{directory} does not describe a policy of this version: {_first_line(error)}.") from error
     try:

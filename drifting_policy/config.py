@@ -145,6 +145,43 @@ class RegressionConfig(NamedConfig):
 
 
 @dataclass
+class DiffusionConfig(NamedConfig):
+    """Keyword arguments of DiffusionObjective."""
+
+    name: str = "diffusion"
+    samples: int = 1
+    prediction: str = "epsilon"
+    timesteps: int = 100
+    clip_sample: bool = True
+    scheduler: str = "ddpm"
+    steps: int = 100
+
+
+@dataclass
+class FlowConfig(NamedConfig):
+    """Keyword arguments of FlowObjective."""
+
+    name: str = "flow"
+    samples: int = 1
+    time_sampling: str = "uniform"
+    time_bias: float = 2.0
+    steps: int = 10
+
+
+@dataclass
+class SamplerConfig:
+    """What may change about the sampler of a trained policy; None leaves it as it was trained for."""
+
+    scheduler: str | None = None
+    steps: int | None = None
+
+    @property
+    def changes(self) -> dict[str, Any]:
+        """The settings that are given."""
+        return {key: value for key, value in asdict(self).items() if value is not None}
+
+
+@dataclass
 class TrainerConfig:
     """Length, optimiser, validation, checkpoints, and the evaluation that ends a training."""
 
@@ -220,6 +257,7 @@ class EvalConfig:
 
     ckpt: str = ""
     task: TaskConfig | None = None
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
     episodes: int = 50
     split: str = "test"
     num_envs: int = 10
@@ -254,7 +292,7 @@ def arguments(choice: NamedConfig) -> dict[str, Any]:
 _CHOICES: dict[str, list[type[NamedConfig]]] = {
     "encoder": [StateEncoderConfig],
     "generator": [MlpConfig, UnetConfig, TransformerConfig],
-    "objective": [DriftConfig, RegressionConfig],
+    "objective": [DriftConfig, RegressionConfig, DiffusionConfig, FlowConfig],
 }
 
 

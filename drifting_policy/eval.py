@@ -21,9 +21,10 @@ def run(config: EvalConfig) -> None:
     is_bundled = config.ckpt == "bundled"
     checkpoint = resolve(bundled(BUNDLED_POLICY) if is_bundled else config.ckpt)
     policy = load_policy(checkpoint, device=choose_device(config.device))
+    policy.resample(**config.sampler.changes)
     stored = read_config(checkpoint)
     task = config.task or load_task(str(stored.get("task")))
-    out = Path(config.out) if config.out else (Path("runs/bundled_eval") if is_bundled else checkpoint / "eval")
+    out = Path(config.out) if config.out else (Path("runs/bundled_eval") if is_bundled else checkpoint / _folder(config))
     scores = evaluate_policy(
         policy,
         task,
@@ -33,7 +34,12 @@ def run(config: EvalConfig) -> None:
         inference_batch=config.inference_batch,
         videos=min(config.videos, config.episodes),
         out=out,
-        about={"checkpoint": str(config.ckpt), "step": stored.get("step"), "objective": stored.get("objective")},
+        about={
+            "checkpoint": str(config.ckpt),
+            "step": stored.get("step"),
+            "objective": stored.get("objective"),
+            "sampler": policy.recipe["sampler"],
+        },
     )
     print_scores(scores, out)
 
@@ -49,6 +55,11 @@ def load_task(name: str) -> TaskConfig:
     except ConfigError as error:
         raise CheckpointError(f"The task '{name}' is not known here: {error}") from error
     return task
+
+
+def _folder(config: EvalConfig) -> str:
+    """Another sampler must not overwrite the results of the policy's own."""
+    return "_".join(["eval", *(str(value) for value in config.sampler.changes.values())])
 
 
 if __name__ == "__main__":

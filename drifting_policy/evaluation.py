@@ -46,7 +46,7 @@ def evaluate_policy(
     """The scores, which are also written to `out`: scores.json, latency.json and, with `videos` > 0, episodes.mp4.
 
     scores.json depends on policy, task, split and number of episodes only; what varies from run to run stands in
-    latency.json.
+    latency.json. `nfe` is the number of network evaluations for one plan.
 
     Raises:
         CheckpointError: where policy and task do not agree on observations, action, horizons or rate.
@@ -68,7 +68,7 @@ def evaluate_policy(
         video_seeds=seeds[:videos],
         progress=True,
     )
-    scores = score_table(result, task=task, split=split) | about
+    scores = score_table(result, task=task, split=split) | {"nfe": policy.evaluations} | about
     with _writing_to(out):
         write_json(out / "scores.json", scores)
         write_json(out / "latency.json", dataclasses.asdict(latency_summary(list(result.plan_seconds))))
@@ -122,10 +122,11 @@ def film(result: EvalResult, path: Path, *, fps: float) -> None:
 def print_scores(scores: dict[str, Any], out: Path) -> None:
     """The table for people."""
     latency = json.loads((out / "latency.json").read_text())
+    nfe = f"{scores['nfe']} network evaluation{'s' if scores['nfe'] > 1 else ''} each"
     print(f"\n{scores['task']}, {scores['n_episodes']} {scores['split']} episodes")
     for name, label in LABELS.items():
         metric = scores["metrics"][name]
         interval = f"[{metric['low']:.3f}, {metric['high']:.3f}]"
         print(f"  {label:<12} {metric['value']:.3f}   {100 * metric['confidence']:.0f} % {interval}   {metric['method']}")
-    print(f"  one plan     {latency['p50_ms']:.2f} ms median, {latency['p99_ms']:.2f} ms p99 ({latency['n']} plans)")
+    print(f"  one plan     {latency['p50_ms']:.2f} ms median, {latency['p99_ms']:.2f} ms p99 ({latency['n']} plans, {nfe})")
     print(f"  files        {out}")

@@ -1,4 +1,4 @@
-"""DriftingPolicy: normalizer, encoder and generator as one stateless map from observations to action chunks."""
+"""DriftingPolicy: normalizer, encoder, generator and sampler as one stateless map from observations to action chunks."""
 
 import copy
 from collections.abc import Mapping
@@ -11,11 +11,17 @@ from torch import Tensor, nn
 
 from drifting_policy.models import ENCODERS, GENERATORS
 from drifting_policy.normalize import Normalizer
+from drifting_policy.samplers import SAMPLERS, Sampler
 from drifting_policy.types import ConfigError, ObservationError, PolicySpec, check_obs
+
+ONE_STEP = {"name": "one_step"}
 
 
 class DriftingPolicy(nn.Module):
-    """Draws a whole action chunk in one network evaluation. NumPy at the boundary, stateless, owns no randomness."""
+    """Draws a whole action chunk, in one network evaluation unless its sampler takes several steps.
+
+    NumPy at the boundary, stateless, owns no randomness.
+    """
 
     def __init__(
         self,
@@ -25,6 +31,7 @@ class DriftingPolicy(nn.Module):
         generator: Mapping[str, Any],
         noise_scale: float = 1.0,
         clip: float | None = 1.0,
+        sampler: Mapping[str, Any] = ONE_STEP,
     ) -> None:
         """A policy with fresh weights.
 
@@ -35,10 +42,14 @@ class DriftingPolicy(nn.Module):
             noise_scale: What the noise is multiplied by before it enters the network; 0 makes the policy deterministic.
             clip: Bound of the action in network units, or None. With `range` normalisation 1 keeps every command inside
                 the range that was demonstrated; an element that is constant there may stray from it by 1 raw unit.
+            sampler: Registered `name` and keyword arguments of what turns noise into a chunk by the action head.
+
+        Raises:
+            ConfigError: on an unknown name, or a sampler that the action head was not made for.
         """
         super().__init__()
         self.spec = spec
-        self.recipe = copy.deepcopy(
+        self.recipe: dict[str, Any] = copy.deepcopy(
             {"encoder": dict(encoder), "generator": dict(generator), "noise_scale": noise_scale, "clip": clip}
         )
         self.noise_scale, self.clip = noise_scale, clip
@@ -54,6 +65,36 @@ class DriftingPolicy(nn.Module):
             embed_dim=self.encoder.embed_dim,
             **generator_options,
         )
+        self.sampler = self._build_sampler(sampler)
+        self.recipe["sampler"] = dict(sampler)
+
+    @property
+    def evaluations(self) -> int:
+        """How often the action head is evaluated for one plan."""
+        return self.sampler.evaluations
+
+    def resample(self, **changes: Any) -> None:
+        """Change settings of the sampler, such as `steps`; the weights stay.
+
+        Raises:
+            ConfigError: on a setting that the sampler does not have, or a value that it refuses.
+        """
+        settings = self.recipe["sampler"]
+        if unknown := sorted(set(changes) - set(settings)):
+            raise ConfigError(
+                f"The sampler '{settings['name']}' of this policy has no setting {unknown}; it has {sorted(settings)}."
+            )
+        self.sampler = self._build_sampler(settings | changes)
+        self.recipe["sampler"] = settings | changes
+
+    def _build_sampler(self, settings: Mapping[str, Any]) -> Sampler:
+        sampler_class, sampler_options = _lookup("sampler", SAMPLERS, settings)
+        sampler: Sampler = sampler_class(**sampler_options)
+        if sampler.timed != (self.generator.time is not None):
+            raise ConfigError(
+                f"The sampler '{settings['name']}' does not fit the action head: only one of the two knows a time."
+            )
+        return sampler
 
     def encode(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "b s e"]:
         """Conditioning tokens for raw observations "b to ..."."""
@@ -62,7 +103,7 @@ class DriftingPolicy(nn.Module):
 
     def forward(self, obs: Mapping[str, Tensor], noise: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """Action chunks in raw units for raw observations "b to ..."."""
-        chunk: Tensor = self.generator(noise[:, None] * self.noise_scale, self.encode(obs))[:, 0]
+        chunk = self.sampler(self.generator, self.encode(obs), noise[:, None] * self.noise_scale)[:, 0]
         if self.clip is not None:
             chunk = chunk.clamp(-self.clip, self.clip)
         return self.normalizer.unnormalize("action", chunk)

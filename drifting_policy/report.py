@@ -76,15 +76,17 @@ def score_table(rows: Rows) -> str:
             for r in (of_name[metric] for metric in metrics)
         ]
         lines.append([name, *cells])
-    return _markdown(["", *(metric.replace("_", " ") for metric in metrics)], lines) + f"\n\n{_note(rows[0])}"
+    return _markdown(["", *(metric.replace("_", " ") for metric in metrics)], lines) + f"\n\n{_note(rows)}"
 
 
-def _note(row: Mapping[str, Any]) -> str:
+def _note(rows: Rows) -> str:
     """What every number of the table was measured with."""
+    row, counts = rows[0], sorted({row["nfe"] for row in rows})
+    evaluations = f"{' or '.join(map(str, counts))} network evaluation{'s' if counts != [1] else ''} per plan"
     versions = ", ".join(f"{name} {row['versions'][name]}" for name in ("torch", "gym-pusht", "pymunk"))
     runs = f"{row['n_training_seeds']} training seed{'s' if row['n_training_seeds'] > 1 else ''}"
     return (
-        f"Task {row['task']}, {row['data']} demonstrations, head {row['head']}, {row['nfe']} network evaluation per plan; "
+        f"Task {row['task']}, {row['data']} demonstrations, head {row['head']}, {evaluations}; "
         f"{runs}, last {row['n_checkpoints']} checkpoints, {row['n_episodes']} {row['split']} episodes; "
         f"{100 * row['confidence']:.0f} % intervals, {row['method']}; {versions}."
     )

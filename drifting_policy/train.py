@@ -111,8 +111,9 @@ def build_state(config: TrainConfig, demonstrations: Demonstrations, objective: 
         return DriftingPolicy(
             config.task.spec,
             encoder=options(config.encoder),
-            generator=options(config.generator),
+            generator=options(config.generator) | ({"time": True} if objective.timed else {}),
             noise_scale=objective.noise_scale,
+            sampler=objective.sampler,
         )
 
     with torch.random.fork_rng(devices=[]):
@@ -162,8 +163,9 @@ def conclude(config: TrainConfig, run_dir: Path) -> None:
 
     checkpoint = list_checkpoints(run_dir)[-1]
     out = run_dir / "eval"
+    policy = load_policy(checkpoint)
     scores = evaluate_policy(
-        load_policy(checkpoint),
+        policy,
         config.task,
         split="test",
         episodes=config.trainer.eval_episodes,
@@ -171,9 +173,14 @@ def conclude(config: TrainConfig, run_dir: Path) -> None:
         inference_batch=1,
         videos=min(config.trainer.eval_videos, config.trainer.eval_episodes),
         out=out,
-        about={"checkpoint": str(run_dir), "step": read_config(checkpoint)["step"], "objective": options(config.objective)},
+        about={
+            "checkpoint": str(run_dir),
+            "step": read_config(checkpoint)["step"],
+            "objective": options(config.objective),
+            "sampler": policy.recipe["sampler"],
+        },
     )
-    report = _metadata(config) | {key: scores[key] for key in ("split", "n_episodes", "metrics", "step")}
+    report = _metadata(config) | {key: scores[key] for key in ("split", "n_episodes", "metrics", "step", "nfe")}
     report |= {"train_seconds": round(training_seconds(run_dir / "metrics.jsonl"), 1)}
     print_scores(scores, out)
     try:

@@ -36,6 +36,10 @@ class ConfigError(UserError):
     """A setting that is unknown, missing or out of range."""
 
 
+class MissingPackage(ConfigError):
+    """A choice that needs a package which is not installed."""
+
+
 class DatasetError(UserError):
     """A data set that is missing, damaged or does not fit its task."""
 

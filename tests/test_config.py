@@ -27,7 +27,7 @@ from drifting_policy.types import ConfigError
 CONFIGS = Path(str(files("drifting_policy.configs")))
 CHOICES = sorted((p.parent.name, p.stem) for p in CONFIGS.glob("*/*.yaml") if not p.stem.endswith("_base"))
 REGISTRIES: Mapping[str, Mapping[str, Any]] = {"encoder": ENCODERS, "generator": GENERATORS, "objective": OBJECTIVES}
-GIVEN = {"self", "observations", "obs_horizon", "sample_shape", "tokens", "embed_dim"}  # by the policy, not by the YAML
+GIVEN = {"self", "observations", "obs_horizon", "sample_shape", "tokens", "embed_dim", "time"}  # by the program, not the YAML
 ROOTS = {"train": schema.TrainConfig, "eval": schema.EvalConfig, "rollout": schema.RolloutConfig}
 SMALL: Mapping[str, Any] = {"width": 16, "depth": 1, "heads": 2, "channels": [8, 16], "film_dim": 8}
 
@@ -77,8 +77,8 @@ def test_files_and_classes_have_the_same_settings(root: str) -> None:
 @pytest.mark.parametrize("root", ROOTS)
 def test_files_and_classes_have_the_same_defaults(root: str) -> None:
     written = yaml.safe_load((CONFIGS / f"{root}.yaml").read_text())
-    default = ROOTS[root]()
-    assert {key: getattr(default, key) for key in keys(CONFIGS / f"{root}.yaml")} == {
+    default = dataclasses.asdict(ROOTS[root]())
+    assert {key: default[key] for key in keys(CONFIGS / f"{root}.yaml")} == {
         key: value for key, value in written.items() if key not in ("defaults", "hydra")
     }
 
@@ -119,6 +119,9 @@ def test_every_combination_takes_a_step(generator: str, objective: str, task: st
     chunk = state.policy.act({key: value.numpy() for key, value in batch.obs.items()})
     assert chunk.shape == (4, *config.task.spec.sample_shape)
     assert np.isfinite(chunk).all()
+    assert state.policy.recipe["sampler"] == goal.sampler
+    assert isinstance(state.ema.module, train.DriftingPolicy)
+    assert state.ema.module.recipe == state.policy.recipe
 
 
 @pytest.mark.parametrize("generator", named("generator"))

@@ -139,3 +139,29 @@ def test_a_checkpoint_of_an_unknown_task_is_refused() -> None:
     assert load_task("push_t_state").name == "push_t_state"
     with pytest.raises(CheckpointError, match="The task 'chess' is not known here: Unknown task 'chess'; choose one of push_t"):
         load_task("chess")
+
+
+def test_a_baseline_is_trained_judged_and_judged_again_with_another_sampler(
+    program: Program, push_t_data: str, tmp_path: Path
+) -> None:
+    run_dir = tmp_path / "run"
+    tiny = ["trainer=debug", "generator.width=32", "generator.depth=1", "objective=diffusion", "task.max_steps=12"]
+    result = program("train", *tiny, "trainer.eval_videos=0", f"data={push_t_data}", f"run_dir={run_dir}")
+    assert result.code == 0, result.err
+    assert "plans, 100 network evaluations each)" in result.out
+    own = scores(run_dir / "eval")
+    assert (own["nfe"], own["sampler"]["scheduler"]) == (100, "ddpm")
+    assert json.loads((run_dir / "report.json").read_text())["nfe"] == 100
+
+    last = list_checkpoints(run_dir)[-1]
+    result = program("eval", f"ckpt={run_dir}", *SHORT, "sampler.scheduler=ddim", "sampler.steps=10")
+    assert result.code == 0, result.err
+    told = scores(last / "eval_ddim_10")
+    assert told["nfe"] == told["sampler"]["steps"] == 10
+    assert not (last / "eval").exists()
+    assert "between 1 and 100 steps" in program("eval", f"ckpt={run_dir}", *SHORT, "sampler.steps=101").error
+
+
+def test_one_step_has_no_steps_to_change(program: Program, run_dir: Path) -> None:
+    refused = program("eval", f"ckpt={run_dir}", *SHORT, "sampler.steps=10")
+    assert "sampler 'one_step' of this policy has no setting ['steps']" in refused.error

@@ -48,12 +48,15 @@ def test_all_results_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[s
     assert (scores["task"], scores["split"], scores["n_episodes"], scores["step"]) == ("push_t", "test", 3, 5)
     assert [episode["seed"] for episode in scores["episodes"]] == [100_000, 100_001, 100_002]
     mean = sum(episode["max_score"] for episode in scores["episodes"]) / 3
+    assert scores["nfe"] == 1
     metric = scores["metrics"]["max_score"]
     assert metric["value"] == pytest.approx(mean)
     assert metric["low"] <= metric["value"] <= metric["high"]
     capsys.readouterr()
     print_scores(scores, out)
-    assert f"max score    {mean:.3f}   95 % [{metric['low']:.3f}, {metric['high']:.3f}]" in capsys.readouterr().out
+    told = capsys.readouterr().out
+    assert f"max score    {mean:.3f}   95 % [{metric['low']:.3f}, {metric['high']:.3f}]" in told
+    assert "plans, 1 network evaluation each)" in told
 
 
 def test_without_videos_there_is_no_film(tmp_path: Path) -> None:

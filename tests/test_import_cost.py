@@ -17,6 +17,7 @@ HEAVY = [
     "tqdm",
     "av",
     "safetensors",
+    "diffusers",
     "drifting_policy.drift",
 ]
 

@@ -18,13 +18,17 @@ HEADS: dict[str, dict[str, Any]] = {
     "unet": {"channels": [16, 32], "kernel": 5, "groups": 4, "film_dim": 16},
     "transformer": {"width": 32, "depth": 2, "heads": 2},
 }
+FLOW = {"name": "flow", "steps": 4}
+TRAINED = {"prediction": "epsilon", "timesteps": 100, "clip_sample": True}
+DDPM = {"name": "diffusion", "scheduler": "ddpm", "steps": 100, **TRAINED}
 LOW, HIGH = np.array([-3.0, 100.0]), np.array([5.0, 101.0])
 
 
 def policy(name: str = "mlp", *, wild: float = 0.0, **options: Any) -> DriftingPolicy:
     """A policy that was fitted to made-up demonstrations; `wild` perturbs its weights, so that noise and pose matter."""
     torch.manual_seed(0)
-    result = DriftingPolicy(SPEC, encoder=ENCODER, generator={"name": name, **HEADS[name]}, **options)
+    timed = {"time": True} if "sampler" in options else {}
+    result = DriftingPolicy(SPEC, encoder=ENCODER, generator={"name": name, **HEADS[name], **timed}, **options)
     rng = np.random.default_rng(0)
     data = {key: 10 * rng.normal(size=(50, *array.shape)) for key, array in SPEC.observations.items()}
     data["action"] = np.linspace(LOW, HIGH, 50)
@@ -166,6 +170,9 @@ def test_what_does_not_fit_is_refused(change: dict[str, np.ndarray], noise: np.n
         ({"encoder": {"name": "resnet"}}, r"Unknown encoder 'resnet'; choose one of \['state'"),
         ({"generator": {"name": "lstm", "width": 3}}, r"Unknown generator 'lstm'; choose one of \['mlp', .*'unet'\]"),
         ({"generator": {"width": 32}}, "Unknown generator 'None'"),
+        ({"sampler": {"name": "euler"}}, r"Unknown sampler 'euler'; choose one of \['diffusion', 'flow', 'one_step'\]"),
+        ({"sampler": FLOW}, "sampler 'flow' does not fit the action head"),
+        ({"generator": {"name": "mlp", **HEADS["mlp"], "time": True}}, "sampler 'one_step' does not fit the action head"),
     ],
 )
 def test_unknown_parts_are_named(choice: dict[str, Any], words: str) -> None:
@@ -182,3 +189,53 @@ def test_the_recipe_and_the_weights_rebuild_it() -> None:
     assert copy.recipe == source.recipe
     np.testing.assert_array_equal(copy.act(observation(), noise=draw()), source.act(observation(), noise=draw()))
     assert {"normalizer.scale_action", "normalizer.offset_pose"} <= set(source.state_dict())
+
+
+every_sampler = pytest.mark.parametrize(("settings", "evaluations"), [(FLOW, 4), (DDPM, 100)], ids=["flow", "ddpm"])
+
+
+@every_sampler
+@pytest.mark.parametrize("name", HEADS)
+def test_whatever_the_sampler_a_chunk_is_a_function_of_its_row(name: str, settings: dict[str, Any], evaluations: int) -> None:
+    acting, obs, noise = policy(name, wild=0.02, sampler=settings), observation(), draw()
+    assert acting.evaluations == evaluations
+    chunk, randomness = acting.act(obs, noise=noise), torch.get_rng_state()
+    np.testing.assert_array_equal(acting.act(obs, noise=noise), chunk)
+    for places in ([2], [3, 2, 1, 0]):
+        np.testing.assert_allclose(acting.act(rows(obs, places), noise=noise[places]), chunk[places], rtol=1e-3, atol=1e-3)
+    np.testing.assert_array_equal(acting.act(obs), acting.act(obs, noise=np.zeros_like(noise)))
+    assert np.abs(chunk - acting.act(obs)).max() > 1e-3
+    assert torch.equal(torch.get_rng_state(), randomness)
+    assert (chunk >= LOW - 1e-4).all()
+    assert (chunk <= HIGH + 1e-4).all()
+    copy = DriftingPolicy(SPEC, **acting.recipe)
+    copy.load_state_dict(acting.state_dict(), strict=True)
+    np.testing.assert_array_equal(copy.act(obs, noise=noise), chunk)
+
+
+def test_a_recipe_without_a_sampler_takes_one_step() -> None:
+    older = {key: value for key, value in SHARED.recipe.items() if key != "sampler"}
+    copy = DriftingPolicy(SPEC, **older)
+    copy.load_state_dict(SHARED.state_dict(), strict=True)
+    assert copy.recipe == SHARED.recipe
+    assert copy.recipe["sampler"] == {"name": "one_step"}
+    assert copy.evaluations == 1
+    np.testing.assert_array_equal(copy.act(observation(), noise=draw()), SHARED.act(observation(), noise=draw()))
+
+
+def test_the_sampler_can_be_changed_and_nothing_else() -> None:
+    acting, obs, noise = policy(wild=0.1, sampler=DDPM), observation(), draw()
+    weights, before = {key: value.clone() for key, value in acting.state_dict().items()}, acting.act(obs, noise=noise)
+    acting.resample(scheduler="ddim", steps=10)
+    assert (acting.evaluations, acting.recipe["sampler"]) == (10, DDPM | {"scheduler": "ddim", "steps": 10})
+    assert all(torch.equal(value, weights[key]) for key, value in acting.state_dict().items())
+    fewer = acting.act(obs, noise=noise)
+    assert np.abs(fewer - before).max() > 1e-3
+    np.testing.assert_array_equal(policy(wild=0.1, sampler=acting.recipe["sampler"]).act(obs, noise=noise), fewer)
+    acting.resample()
+    for changes, words in (({"steps": 0}, "between 1 and 100 steps"), ({"order": 2}, r"has no setting \['order'\]")):
+        with pytest.raises(ConfigError, match=words):
+            acting.resample(**changes)
+    assert (acting.evaluations, acting.recipe["sampler"]["steps"]) == (10, 10)
+    with pytest.raises(ConfigError, match=r"sampler 'one_step' of this policy has no setting \['steps'\]; it has \['name'\]"):
+        policy().resample(steps=2)

@@ -57,6 +57,7 @@ def test_scores_stand_side_by_side(tmp_path: Path) -> None:
     assert all(
         word in lines[7] for word in ("3 training seeds", "last 5 checkpoints", "50 test episodes", "torch 2.13.0", "95 %")
     )
+    assert "head mlp, 1 network evaluation per plan;" in lines[7]
     assert (lines[0], lines[-1]) == ("before", "after")
 
 
@@ -113,3 +114,10 @@ def test_results_that_cannot_serve_are_named(tmp_path: Path, content: str | None
 def test_the_documents_of_this_project_agree_with_its_results(name: str) -> None:
     assert "<!-- table " in (ROOT / name).read_text()
     assert main(["tables", "--check", "--document", str(ROOT / name)]) == 0
+
+
+def test_baselines_may_need_more_evaluations(tmp_path: Path) -> None:
+    rows = [row("drift", "success", 0.5), row("flow", "success", 0.5) | {"nfe": 10}]
+    document = written(tmp_path, rows)
+    assert main(["tables", "--document", str(document)]) == 0
+    assert "head mlp, 1 or 10 network evaluations per plan;" in document.read_text()

@@ -7,6 +7,9 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
+# One time for each condition, one for each sample, or none.
+Time = Float[Tensor, " b"] | Float[Tensor, "b g"] | None
+
 
 class ObservationEncoder(nn.Module, ABC):
     """Turns normalised observations into conditioning tokens."""
@@ -19,17 +22,55 @@ class ObservationEncoder(nn.Module, ABC):
         """Tokens for a mapping of arrays "b to ..." in network units."""
 
 
+class TimeEmbedding(nn.Module):
+    """A time as a vector: sinusoids of many frequencies, then a small MLP (Chi et al. 2023, Diffusion Policy)."""
+
+    def __init__(self, width: int) -> None:
+        """Vectors of `width` numbers. The frequencies are those of Diffusion Policy, where time 1 is its timestep 100."""
+        super().__init__()
+        half = max(width // 2, 1)
+        exponents = torch.arange(half) / max(half - 1, 1)
+        self.register_buffer("frequencies", 100 * 10_000**-exponents, persistent=False)
+        self.mlp = nn.Sequential(nn.Linear(2 * half, width), nn.SiLU(), nn.Linear(width, width))
+
+    def forward(self, time: Float[Tensor, "b g"]) -> Float[Tensor, "b g e"]:
+        """One vector for each time in [0, 1]."""
+        angles = time[..., None] * self.get_buffer("frequencies")
+        embedding: Tensor = self.mlp(torch.cat([angles.sin(), angles.cos()], dim=-1))
+        return embedding
+
+
 class Generator(nn.Module, ABC):
-    """Turns noise into a sample in one evaluation, given conditioning tokens."""
+    """Turns noise into a sample in one evaluation, given conditioning tokens.
+
+    A head that is built with `time` is evaluated several times for a sample: it also hears how far the sample has come.
+    """
 
     sample_shape: tuple[int, int]
+    time: TimeEmbedding | None
 
     @abstractmethod
-    def forward(self, noise: Float[Tensor, "b g t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b g t d"]:
+    def forward(
+        self, noise: Float[Tensor, "b g t d"], cond: Float[Tensor, "b s e"], time: Time = None
+    ) -> Float[Tensor, "b g t d"]:
         """Action chunks in network units, g for each condition; `noise` is standard normal and picks the sample.
 
-        What depends on the condition alone is computed once for all its samples.
+        With `time` in [0, 1], one for each condition or each sample, `noise` is a sample on its way and the result what
+        the objective asks of the head. What depends on the condition alone is computed once for all its samples.
         """
+
+    def embed_time(self, time: Time) -> Float[Tensor, "b _ e"] | None:
+        """Vectors "b 1 e" or "b g e" of `time`; None for a one-step head.
+
+        Raises:
+            ValueError: a time for a one-step head, or none for one that must hear it.
+        """
+        if (self.time is None) != (time is None):
+            raise ValueError("A head hears a time if, and only if, it was built with time=True.")
+        if self.time is None or time is None:
+            return None
+        embedding: Tensor = self.time(time if time.ndim == 2 else time[:, None])
+        return embedding
 
 
 def zero_init(linear: nn.Linear) -> nn.Linear:

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from drifting_policy.models.layers import Generator
+from drifting_policy.models.layers import Generator, Time, TimeEmbedding
 from drifting_policy.types import ConfigError
 
 
@@ -12,9 +12,19 @@ class TransformerGenerator(Generator):
     """Pre-norm transformer decoder: one token per action step, cross-attention to the conditioning tokens."""
 
     def __init__(
-        self, *, sample_shape: tuple[int, int], tokens: int, embed_dim: int, width: int, depth: int, heads: int
+        self,
+        *,
+        sample_shape: tuple[int, int],
+        tokens: int,
+        embed_dim: int,
+        width: int,
+        depth: int,
+        heads: int,
+        time: bool = False,
     ) -> None:
         """`depth` layers of `width`; no dropout, so that training draws all its randomness from explicit generators.
+
+        `time`: whether the head hears one, as a further conditioning token.
 
         Raises:
             ConfigError: where `width` cannot be shared out evenly among the heads.
@@ -35,10 +45,16 @@ class TransformerGenerator(Generator):
         )
         self.norm = nn.LayerNorm(width)
         self.output = nn.Linear(width, sample_shape[1])
+        self.time = TimeEmbedding(width) if time else None
 
-    def forward(self, noise: Float[Tensor, "b g t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b g t d"]:
+    def forward(
+        self, noise: Float[Tensor, "b g t d"], cond: Float[Tensor, "b s e"], time: Time = None
+    ) -> Float[Tensor, "b g t d"]:
         """Action chunks in network units."""
         memory = (self.cond(cond) + self.cond_embedding).repeat_interleave(noise.shape[1], dim=0)
+        if (moment := self.embed_time(time)) is not None:
+            token = moment.expand(-1, noise.shape[1], -1).flatten(0, 1)[:, None]
+            memory = torch.cat([token, memory], dim=1)
         x = self.noise(noise.flatten(0, 1)) + self.step_embedding
         for layer in self.layers:
             x = layer(x, memory)

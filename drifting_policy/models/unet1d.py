@@ -1,4 +1,4 @@
-"""UnetGenerator: the conditional 1-D U-Net of Diffusion Policy, as a one-step action head."""
+"""UnetGenerator: the conditional 1-D U-Net of Diffusion Policy, as a one-step action head or one that hears a time."""
 
 from collections.abc import Sequence
 from itertools import pairwise
@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from drifting_policy.models.layers import Generator
+from drifting_policy.models.layers import Generator, Time, TimeEmbedding
 from drifting_policy.types import ConfigError
 
 
@@ -58,8 +58,9 @@ class UnetGenerator(Generator):
         kernel: int,
         groups: int,
         film_dim: int,
+        time: bool = False,
     ) -> None:
-        """One level per entry of `channels`; every level but the last halves the number of steps.
+        """One level per entry of `channels`; every level but the last halves the number of steps. `time`: whether it hears one.
 
         Raises:
             ConfigError: where the prediction horizon cannot be halved that often, or on an impossible option.
@@ -92,10 +93,15 @@ class UnetGenerator(Generator):
         self.grow = nn.ModuleList(nn.ConvTranspose1d(c, c, 4, stride=2, padding=1) for c in reverse[:-1])
         self.last = ConvBlock(inputs=channels[0], outputs=channels[0], kernel=kernel, groups=groups)
         self.output = nn.Conv1d(channels[0], sample_shape[1], 1)
+        self.time = TimeEmbedding(film_dim) if time else None
 
-    def forward(self, noise: Float[Tensor, "b g t d"], cond: Float[Tensor, "b s e"]) -> Float[Tensor, "b g t d"]:
+    def forward(
+        self, noise: Float[Tensor, "b g t d"], cond: Float[Tensor, "b s e"], time: Time = None
+    ) -> Float[Tensor, "b g t d"]:
         """Action chunks in network units."""
-        film = self.cond(cond.flatten(1))
+        film, moment = self.cond(cond.flatten(1)), self.embed_time(time)
+        if moment is not None:
+            film = (film[:, None] + moment).flatten(0, 1)
         x, skips = noise.flatten(0, 1).transpose(1, 2), []
         for level, blocks in enumerate(self.down):
             x = _through(blocks, x, film)

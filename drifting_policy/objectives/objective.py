@@ -1,8 +1,9 @@
-"""Objective: what is minimised, and which noise the trained policy is sampled with."""
+"""Objective: what is minimised, and how the trained policy is sampled."""
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -19,9 +20,15 @@ class Loss:
 
 
 class Objective(ABC):
-    """A loss on the action head, given conditioning tokens and demonstrated chunks in network units."""
+    """A loss on the action head, given conditioning tokens and demonstrated chunks in network units.
 
-    noise_scale: float
+    `noise_scale` is what the noise is multiplied by in use, `sampler` the recipe by which a chunk is drawn, and `timed` says
+    whether the head must hear a time.
+    """
+
+    noise_scale: float = 1.0
+    sampler: Mapping[str, Any] = {"name": "one_step"}
+    timed: bool = False
 
     @abstractmethod
     def loss(self, head: Generator, cond: Tensor, action: Tensor, generator: torch.Generator) -> Loss:

@@ -1,7 +1,9 @@
 """What every registered action head promises; a new head is tested by being registered and having a configuration."""
 
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import Tensor
@@ -15,13 +17,13 @@ T, D, TOKENS, EMBED = 8, 3, 2, 5
 every_head = pytest.mark.parametrize("name", GENERATORS)
 
 
-def head(name: str, *, wild: float = 0.0) -> Generator:
+def head(name: str, *, wild: float = 0.0, time: bool = False) -> Generator:
     """A head with its configured options, made small; `wild` perturbs the weights, for branches that begin at zero."""
     (config,) = [node() for node in NamedConfig.__subclasses__() if node.name == name]
     options: dict[str, Any] = arguments(config)
     torch.manual_seed(0)
     small = {key: SMALL.get(key, value) for key, value in options.items()}
-    result: Generator = GENERATORS[name](sample_shape=(T, D), tokens=TOKENS, embed_dim=EMBED, **small)
+    result: Generator = GENERATORS[name](sample_shape=(T, D), tokens=TOKENS, embed_dim=EMBED, time=time, **small)
     with torch.no_grad():
         for parameter in result.parameters():
             parameter += wild * torch.randn(parameter.shape)
@@ -120,3 +122,66 @@ def test_after_two_updates_every_parameter_of_head_and_encoder_learns(name: str)
     gradients = {key: parameter.grad for key, parameter in parameters.items()}
     assert all(gradient is not None and gradient.isfinite().all() for gradient in gradients.values())
     assert [key for key, gradient in gradients.items() if gradient is None or gradient.abs().max() < 1e-9] == []
+
+
+@every_head
+def test_one_step_heads_are_what_they_were_before_heads_could_hear_a_time(name: str) -> None:
+    """Parameters, initial weights and outputs as recorded by the revision before; float32 sums differ between machines."""
+    golden = np.load(Path(__file__).parents[1] / "assets" / "one_step_golden.npz")
+    state = head(name).state_dict()
+    assert list(state) == golden[f"{name}.keys"].tolist()
+    np.testing.assert_allclose([v.double().abs().sum() for v in state.values()], golden[f"{name}.sums"], rtol=1e-6)
+    chunk = head(name, wild=0.1)(*noise_and_cond(2, 2))
+    np.testing.assert_allclose(chunk.detach(), golden[f"{name}.chunk"], rtol=1e-4, atol=1e-5)
+
+
+@every_head
+def test_time_only_adds_parameters_and_leaves_the_others_as_they_are(name: str) -> None:
+    plain, timed = head(name).state_dict(), head(name, time=True).state_dict()
+    assert [key for key in timed if key not in plain] == [f"time.mlp.{n}.{kind}" for n in (0, 2) for kind in ("weight", "bias")]
+    assert all(torch.equal(value, timed[key]) for key, value in plain.items())
+
+
+@every_head
+def test_a_sample_hears_its_own_time_and_no_other(name: str) -> None:
+    network, (noise, cond) = head(name, wild=0.1, time=True), noise_and_cond()
+    time = torch.rand(3, 4, generator=torch.Generator().manual_seed(1))
+    chunk = network(noise, cond, time)
+    single = network(noise.flatten(0, 1)[:, None], cond.repeat_interleave(4, dim=0), time.flatten())
+    assert_close(chunk, single.reshape(noise.shape))
+    assert_close(network(noise, cond, time[:, 0]), network(noise, cond, time[:, :1].expand(3, 4)))
+    other = time.clone()
+    other[1, 2] = (other[1, 2] + 0.5) % 1
+    changed = (network(noise, cond, other) - chunk).abs().amax(dim=(2, 3))
+    assert changed[1, 2] > 1e-3
+    changed[1, 2] = 0
+    assert changed.max() < 1e-5
+
+
+@every_head
+def test_neighbouring_timesteps_are_told_apart(name: str) -> None:
+    network, (noise, cond) = head(name, wild=0.1, time=True), noise_and_cond(1, 1)
+    chunks = network(noise.expand(1, 101, T, D), cond, torch.linspace(0, 1, 101)[None])[0]
+    assert chunks.shape == (101, T, D)
+    assert (chunks[1:] - chunks[:-1]).abs().amax(dim=(1, 2)).min() > 1e-5
+    assert network(noise[:0], cond[:0], torch.zeros(0)).shape == (0, 1, T, D)
+
+
+@every_head
+def test_a_time_must_be_given_exactly_where_it_is_heard(name: str) -> None:
+    noise, cond = noise_and_cond()
+    for time, given in ((True, None), (False, torch.zeros(3))):
+        with pytest.raises(ValueError, match="if, and only if, it was built with time=True"):
+            head(name, time=time)(noise, cond, given)
+
+
+@every_head
+def test_after_two_updates_every_parameter_learns_to_use_the_time(name: str) -> None:
+    network, (noise, cond), time = head(name, time=True), noise_and_cond(8), torch.rand(8, 4)
+    optimizer = torch.optim.Adam(network.parameters(), lr=1e-2)
+    for _ in range(3):
+        optimizer.step()
+        optimizer.zero_grad()
+        (network(noise, cond, time) - (2 * time - 1)[..., None, None]).square().mean().backward()
+    silent = [key for key, p in network.named_parameters() if p.grad is None or not 1e-9 < p.grad.abs().max() < float("inf")]
+    assert silent == []

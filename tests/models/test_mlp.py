@@ -16,6 +16,6 @@ def test_a_fresh_head_predicts_the_middle_of_the_data() -> None:
 def test_a_fresh_block_changes_nothing() -> None:
     x = torch.randn(2, 3, 8)
     block = MlpBlock(width=8, cond_dim=4)
-    assert torch.equal(block(x, torch.randn(2, 4)), x)
+    assert torch.equal(block(x, torch.randn(2, 1, 4)), x)
     torch.nn.init.ones_(block.outer.weight)
-    assert (block(x, torch.randn(2, 4)) - x).abs().min() > 0
+    assert (block(x, torch.randn(2, 1, 4)) - x).abs().min() > 0
