@@ -231,6 +231,24 @@ class EvalConfig:
 
 
 @dataclass
+class CompareConfig:
+    """Everything that `python -m drifting_policy.compare` accepts."""
+
+    a: str = ""
+    b: str = ""
+    task: TaskConfig | None = None
+    episodes: int = 100
+    split: str = "validation"
+    noise_seed_a: int = 0
+    noise_seed_b: int = 0
+    num_envs: int = 10
+    inference_batch: int = 1
+    device: str = "cpu"
+    threads: int = 1
+    out: str = "runs/compare"
+
+
+@dataclass
 class RolloutConfig:
     """Everything that `python -m drifting_policy.datasets.push_t` accepts."""
 
@@ -263,6 +281,7 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="eval_schema", node=EvalConfig)
+    store.store(name="compare_schema", node=CompareConfig)
     store.store(name="rollout_schema", node=RolloutConfig)
     store.store(group="task", name="schema", node=TaskConfig)
     store.store(group="trainer", name="schema", node=TrainerConfig)

@@ -1,16 +1,29 @@
 """`python -m drifting_policy.eval ckpt=DIR`: scores with intervals, per-episode results, latency and a video."""
 
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from drifting_policy import cli
 from drifting_policy.checkpoint import load_policy, read_config, resolve
 from drifting_policy.config import EvalConfig, TaskConfig
 from drifting_policy.demonstrations import bundled
 from drifting_policy.evaluation import evaluate_policy, print_scores
+from drifting_policy.policy import DriftingPolicy
 from drifting_policy.train import choose_device, use_threads
 from drifting_policy.types import CheckpointError, ConfigError
 
-BUNDLED_POLICY = "push_t"
+BUNDLED, BUNDLED_POLICY = "bundled", "push_t"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy to be judged, its task, the directory of its checkpoint, and what a result tells about it."""
+
+    policy: DriftingPolicy
+    task: TaskConfig
+    checkpoint: Path
+    about: dict[str, Any]
 
 
 def run(config: EvalConfig) -> None:
@@ -18,24 +31,34 @@ def run(config: EvalConfig) -> None:
     if not config.ckpt:
         raise ConfigError("Say what to evaluate: ckpt=RUN_OR_CHECKPOINT_DIRECTORY, or ckpt=bundled.")
     use_threads(config.threads)
-    is_bundled = config.ckpt == "bundled"
-    checkpoint = resolve(bundled(BUNDLED_POLICY) if is_bundled else config.ckpt)
-    policy = load_policy(checkpoint, device=choose_device(config.device))
-    stored = read_config(checkpoint)
-    task = config.task or load_task(str(stored.get("task")))
-    out = Path(config.out) if config.out else (Path("runs/bundled_eval") if is_bundled else checkpoint / "eval")
+    candidate = load_candidate(config.ckpt, task=config.task, device=config.device)
+    out = Path(config.out or ("runs/bundled_eval" if config.ckpt == BUNDLED else candidate.checkpoint / "eval"))
     scores = evaluate_policy(
-        policy,
-        task,
+        candidate.policy,
+        candidate.task,
         split=config.split,
         episodes=config.episodes,
         num_envs=config.num_envs,
         inference_batch=config.inference_batch,
         videos=min(config.videos, config.episodes),
         out=out,
-        about={"checkpoint": str(config.ckpt), "step": stored.get("step"), "objective": stored.get("objective")},
+        about=candidate.about,
     )
     print_scores(scores, out)
+
+
+def load_candidate(ckpt: str, *, task: TaskConfig | None, device: str) -> Candidate:
+    """The policy of a run, a checkpoint directory, or "bundled"; without `task`, on the task it was trained on.
+
+    Raises:
+        CheckpointError: where there is no such checkpoint, or it is damaged.
+        ConfigError: where the device cannot be used.
+    """
+    checkpoint = resolve(bundled(BUNDLED_POLICY) if ckpt == BUNDLED else ckpt)
+    policy = load_policy(checkpoint, device=choose_device(device))
+    stored = read_config(checkpoint)
+    about = {"checkpoint": str(ckpt), "step": stored.get("step"), "objective": stored.get("objective")}
+    return Candidate(policy, task or load_task(str(stored.get("task"))), checkpoint, about)
 
 
 def load_task(name: str) -> TaskConfig:

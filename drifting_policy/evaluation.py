@@ -56,7 +56,7 @@ def evaluate_policy(
     if inference_batch < 1 or videos < 0:
         raise ConfigError(f"inference_batch must be at least 1 and videos at least 0; got {inference_batch} and {videos}.")
     seeds = episode_seeds(split, episodes)
-    with _writing_to(out):  # an evaluation whose results could not be kept should not begin
+    with writing_to(out):  # an evaluation whose results could not be kept should not begin
         out.mkdir(parents=True, exist_ok=True)
     result = evaluate(
         policy,
@@ -69,7 +69,7 @@ def evaluate_policy(
         progress=True,
     )
     scores = score_table(result, task=task, split=split) | about
-    with _writing_to(out):
+    with writing_to(out):
         write_json(out / "scores.json", scores)
         write_json(out / "latency.json", dataclasses.asdict(latency_summary(list(result.plan_seconds))))
         if videos:
@@ -78,7 +78,8 @@ def evaluate_policy(
 
 
 @contextmanager
-def _writing_to(out: Path) -> Iterator[None]:
+def writing_to(out: Path) -> Iterator[None]:
+    """Turn a failure to write into a sentence that names `out`."""
     try:
         yield
     except OSError as error:

@@ -38,6 +38,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "report": ("types atomic", ""),
     "train": ("*", "*"),
     "eval": ("*", "*"),
+    "compare": ("*", "*"),
     "doctor": ("*", "*"),
     "envs": ("", "*"),
     "datasets": ("*", "*"),
