@@ -39,6 +39,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "train": ("*", "*"),
     "eval": ("*", "*"),
     "compare": ("*", "*"),
+    "replay": ("*", "*"),
     "doctor": ("*", "*"),
     "envs": ("", "*"),
     "datasets": ("*", "*"),

@@ -32,6 +32,7 @@ ROOTS = {
     "train": schema.TrainConfig,
     "eval": schema.EvalConfig,
     "compare": schema.CompareConfig,
+    "replay": schema.ReplayConfig,
     "rollout": schema.RolloutConfig,
 }
 SMALL: Mapping[str, Any] = {"width": 16, "depth": 1, "heads": 2, "channels": [8, 16], "film_dim": 8}

@@ -84,7 +84,7 @@ def evaluate(
         for _ in range(min(num_envs, len(queue))):
             env = make_env()
             stack.callback(env.close)
-            _check_actions(policy.spec, env)
+            check_actions(policy.spec, env)
             slots.append(
                 _Slot(env, policy.spec, max_steps=max_steps, film_seeds=frozenset(video_seeds), keep=keep_trajectories)
             )
@@ -202,7 +202,8 @@ def _select(spec: PolicySpec, obs: Any) -> dict[str, np.ndarray]:
     return chosen
 
 
-def _check_actions(spec: PolicySpec, env: gymnasium.Env[Any, Any]) -> None:
+def check_actions(spec: PolicySpec, env: gymnasium.Env[Any, Any]) -> None:
+    """Refuse an environment that takes actions of another shape than `spec` commands."""
     if env.action_space.shape != spec.action.shape:
         raise UserError(f"The policy commands shape {spec.action.shape}; the environment takes shape {env.action_space.shape}.")
 
