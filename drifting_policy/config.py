@@ -242,10 +242,16 @@ class EvalConfig:
     split: str = "test"
     num_envs: int = 10
     inference_batch: int = 1
+    latency_steps: Any = 0
     videos: int = 9
     device: str = "cpu"
     threads: int = 1
     out: str | None = None
+
+    def __post_init__(self) -> None:
+        given = self.latency_steps if isinstance(self.latency_steps, list) else [self.latency_steps]
+        if not given or not all(type(steps) is int and steps >= 0 for steps in given):
+            raise ConfigError(f"latency_steps must be a number of control steps or a list of them; got {self.latency_steps}.")
 
 
 @dataclass

@@ -8,7 +8,7 @@ from drifting_policy import cli
 from drifting_policy.checkpoint import load_policy, read_config, resolve
 from drifting_policy.config import EvalConfig, TaskConfig
 from drifting_policy.demonstrations import bundled
-from drifting_policy.evaluation import evaluate_policy, print_scores
+from drifting_policy.evaluation import evaluate_policy, latency_curve, print_curve, print_scores
 from drifting_policy.policy import DriftingPolicy
 from drifting_policy.train import choose_device, use_threads
 from drifting_policy.types import CheckpointError, ConfigError
@@ -33,18 +33,22 @@ def run(config: EvalConfig) -> None:
     use_threads(config.threads)
     candidate = load_candidate(config.ckpt, task=config.task, device=config.device)
     out = Path(config.out or ("runs/bundled_eval" if config.ckpt == BUNDLED else candidate.checkpoint / "eval"))
-    scores = evaluate_policy(
-        candidate.policy,
-        candidate.task,
-        split=config.split,
-        episodes=config.episodes,
-        num_envs=config.num_envs,
-        inference_batch=config.inference_batch,
-        videos=min(config.videos, config.episodes),
-        out=out,
-        about=candidate.about,
-    )
-    print_scores(scores, out)
+    if config.out is None and config.latency_steps != 0 and not isinstance(config.latency_steps, list):
+        out /= f"latency_{config.latency_steps}"  # where the table puts it; the scores without latency stay
+    options: dict[str, Any] = {
+        "split": config.split,
+        "episodes": config.episodes,
+        "num_envs": config.num_envs,
+        "inference_batch": config.inference_batch,
+        "videos": min(config.videos, config.episodes),
+        "out": out,
+        "about": candidate.about,
+    }
+    if isinstance(config.latency_steps, list):
+        print_curve(latency_curve(candidate.policy, candidate.task, latencies=config.latency_steps, **options), out)
+    else:
+        scores = evaluate_policy(candidate.policy, candidate.task, latency_steps=config.latency_steps, **options)
+        print_scores(scores, out)
 
 
 def load_candidate(ckpt: str, *, task: TaskConfig | None, device: str) -> Candidate:

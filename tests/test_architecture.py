@@ -33,7 +33,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "versions": ("", ""),
     "atomic": ("", ""),
     "demonstrations": ("types config data", "numpy"),
-    "evaluation": ("types atomic config policy rollout", "gymnasium"),
+    "evaluation": ("types atomic chunking config policy rollout", "gymnasium"),
     "curves": ("types", "matplotlib"),
     "report": ("types atomic", ""),
     "train": ("*", "*"),

@@ -51,6 +51,7 @@ def evaluate(
     max_steps: int,
     inference_batch: int = 1,
     noise_seed: int = 0,
+    latency_steps: int = 0,
     video_seeds: Collection[int] = (),
     keep_trajectories: bool = False,
     progress: bool = False,
@@ -68,6 +69,7 @@ def evaluate(
         max_steps: steps after which an episode is over, if it did not end by itself.
         inference_batch: rows of each call of the policy, see `ChunkExecutor`.
         noise_seed: another number below 2^32 gives the same initial states with other noise.
+        latency_steps: control steps that pass between an observation and the first command that follows from it.
         video_seeds: seeds whose episodes are filmed with `env.render()`.
         keep_trajectories: record what the policy saw and did.
         progress: show a progress bar on stderr.
@@ -75,6 +77,7 @@ def evaluate(
     Raises:
         UserError: seeds that repeat, seeds or a noise seed out of range, a film of a seed that is not evaluated, counts below
             one, or an environment that takes actions of another shape.
+        ConfigError: a latency that the policy's chunks are too short for.
         ObservationError: the environment's observations do not fit the policy.
     """
     queue = [int(seed) for seed in seeds]
@@ -88,8 +91,8 @@ def evaluate(
             slots.append(
                 _Slot(env, policy.spec, max_steps=max_steps, film_seeds=frozenset(video_seeds), keep=keep_trajectories)
             )
+        executor = ChunkExecutor(policy, len(slots), inference_batch=inference_batch, latency_steps=latency_steps)
         bar = stack.enter_context(tqdm(total=len(queue), desc="episodes", disable=not progress))
-        executor = ChunkExecutor(policy, len(slots), inference_batch=inference_batch)
         records = sorted(_play(slots, executor, queue, bar, noise_seed), key=lambda record: record.episode.seed)
     return EvalResult(
         episodes=tuple(record.episode for record in records),
