@@ -243,6 +243,7 @@ class EvalConfig:
     num_envs: int = 10
     inference_batch: int = 1
     latency_steps: Any = 0
+    shard: str | None = None
     videos: int = 9
     device: str = "cpu"
     threads: int = 1

@@ -5,11 +5,13 @@ from pathlib import Path
 from typing import Any
 
 from drifting_policy import cli
-from drifting_policy.checkpoint import load_policy, read_config, resolve
+from drifting_policy.checkpoint import WEIGHTS, load_policy, read_config, resolve
 from drifting_policy.config import EvalConfig, TaskConfig
 from drifting_policy.demonstrations import bundled
-from drifting_policy.evaluation import evaluate_policy, latency_curve, print_curve, print_scores
+from drifting_policy.evaluation import evaluate_policy, latency_curve, play, print_curve, print_scores, write_scores
 from drifting_policy.policy import DriftingPolicy
+from drifting_policy.rollout.seeds import episode_seeds
+from drifting_policy.shards import Shard, merge_shards, shard_key, write_shard
 from drifting_policy.train import choose_device, use_threads
 from drifting_policy.types import CheckpointError, ConfigError
 
@@ -18,11 +20,12 @@ BUNDLED, BUNDLED_POLICY = "bundled", "push_t"
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy to be judged, its task, the directory of its checkpoint, and what a result tells about it."""
+    """A policy to be judged, its task, directory and checksum of its checkpoint, and what a result tells about it."""
 
     policy: DriftingPolicy
     task: TaskConfig
     checkpoint: Path
+    checksum: str
     about: dict[str, Any]
 
 
@@ -35,6 +38,9 @@ def run(config: EvalConfig) -> None:
     out = Path(config.out or ("runs/bundled_eval" if config.ckpt == BUNDLED else candidate.checkpoint / "eval"))
     if config.out is None and config.latency_steps != 0 and not isinstance(config.latency_steps, list):
         out /= f"latency_{config.latency_steps}"  # where the table puts it; the scores without latency stay
+    if config.shard is not None:
+        run_shard(config, candidate, out)
+        return
     options: dict[str, Any] = {
         "split": config.split,
         "episodes": config.episodes,
@@ -51,6 +57,33 @@ def run(config: EvalConfig) -> None:
         print_scores(scores, out)
 
 
+def run_shard(config: EvalConfig, candidate: Candidate, out: Path) -> None:
+    """Play one part of an evaluation, or put its parts together."""
+    if isinstance(config.latency_steps, list):
+        raise ConfigError("A shard has one latency; give latency_steps=N instead of a list.")
+    task, seeds = candidate.task, episode_seeds(config.split, config.episodes)
+    shard = Shard.parse(str(config.shard), episodes=config.episodes)
+    settings = {name: getattr(config, name) for name in ("split", "episodes", "latency_steps", "inference_batch")}
+    key = shard_key(task, checkpoint=candidate.checksum, **settings)
+    if shard.index is None:
+        result = merge_shards(shard.count, seeds, key, out=out)
+        scores = write_scores(
+            result, task=task, split=config.split, latency_steps=config.latency_steps, out=out, about=candidate.about
+        )
+        print_scores(scores, out)
+        return
+    result = play(
+        candidate.policy,
+        task,
+        shard.of(seeds),
+        num_envs=config.num_envs,
+        inference_batch=config.inference_batch,
+        latency_steps=config.latency_steps,
+        out=out,
+    )
+    print(f"{len(result.episodes)} episodes: {write_shard(shard, result, key, out=out)}")
+
+
 def load_candidate(ckpt: str, *, task: TaskConfig | None, device: str) -> Candidate:
     """The policy of a run, a checkpoint directory, or "bundled"; without `task`, on the task it was trained on.
 
@@ -62,7 +95,7 @@ def load_candidate(ckpt: str, *, task: TaskConfig | None, device: str) -> Candid
     policy = load_policy(checkpoint, device=choose_device(device))
     stored = read_config(checkpoint)
     about = {"checkpoint": str(ckpt), "step": stored.get("step"), "objective": stored.get("objective")}
-    return Candidate(policy, task or load_task(str(stored.get("task"))), checkpoint, about)
+    return Candidate(policy, task or load_task(str(stored.get("task"))), checkpoint, stored["sha256"][WEIGHTS], about)
 
 
 def load_task(name: str) -> TaskConfig:

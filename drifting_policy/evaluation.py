@@ -54,13 +54,40 @@ def evaluate_policy(
         CheckpointError: where policy and task do not agree on observations, action, horizons or rate.
         ConfigError: where `out` cannot be written, or the latency is longer than the chunks allow.
     """
-    check_contract(policy, task)
-    if inference_batch < 1 or videos < 0:
-        raise ConfigError(f"inference_batch must be at least 1 and videos at least 0; got {inference_batch} and {videos}.")
+    if videos < 0:
+        raise ConfigError(f"videos must be at least 0; got {videos}.")
     seeds = episode_seeds(split, episodes)
-    with writing_to(out):  # an evaluation whose results could not be kept should not begin
+    result = play(
+        policy,
+        task,
+        seeds,
+        num_envs=num_envs,
+        inference_batch=inference_batch,
+        latency_steps=latency_steps,
+        video_seeds=seeds[:videos],
+        out=out,
+    )
+    return write_scores(result, task=task, split=split, latency_steps=latency_steps, out=out, about=about)
+
+
+def play(
+    policy: DriftingPolicy,
+    task: TaskConfig,
+    seeds: Sequence[int],
+    *,
+    num_envs: int,
+    inference_batch: int,
+    latency_steps: int,
+    video_seeds: Sequence[int] = (),
+    out: Path,
+) -> EvalResult:
+    """The episodes of `seeds`; an evaluation whose results could not be kept in `out` does not begin."""
+    check_contract(policy, task)
+    if inference_batch < 1:
+        raise ConfigError(f"inference_batch must be at least 1; got {inference_batch}.")
+    with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
-    result = evaluate(
+    return evaluate(
         policy,
         lambda: make_env(task),
         seeds,
@@ -68,14 +95,20 @@ def evaluate_policy(
         max_steps=task.max_steps,
         inference_batch=inference_batch,
         latency_steps=latency_steps,
-        video_seeds=seeds[:videos],
+        video_seeds=video_seeds,
         progress=True,
     )
+
+
+def write_scores(
+    result: EvalResult, *, task: TaskConfig, split: str, latency_steps: int, out: Path, about: dict[str, Any]
+) -> dict[str, Any]:
+    """The scores, after they, the measured latency and the film of what was filmed were written to `out`."""
     scores = score_table(result, task=task, split=split) | {"latency_steps": latency_steps} | about
     with writing_to(out):
         write_json(out / "scores.json", scores)
         write_json(out / "latency.json", dataclasses.asdict(latency_summary(list(result.plan_seconds))))
-        if videos:
+        if result.frames:
             film(result, out / "episodes.mp4", fps=task.control_hz)
     return scores
 

@@ -34,6 +34,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "atomic": ("", ""),
     "demonstrations": ("types config data", "numpy"),
     "evaluation": ("types atomic chunking config policy rollout", "gymnasium"),
+    "shards": ("types atomic config rollout evaluation versions", ""),
     "curves": ("types", "matplotlib"),
     "report": ("types atomic", ""),
     "train": ("*", "*"),

@@ -136,7 +136,7 @@ def test_a_damaged_checkpoint_is_refused(program: Program, run_dir: Path, tmp_pa
         (["episodes=0"], "asked for 0"),
         (["num_envs=0"], "at least 1; got 0"),
         (["inference_batch=0"], "inference_batch must be at least 1"),
-        (["videos=-1"], "videos at least 0"),
+        (["videos=-1"], "videos must be at least 0"),
         (["latency_steps=8"], "latency_steps must lie between 0 and 7"),
         (["latency_steps=[0,8]"], "latency_steps must lie between 0 and 7"),
     ],
