@@ -6,7 +6,7 @@ from typing import final
 
 import numpy as np
 
-from drifting_policy.types import ObservationError, Policy, PolicySpec, check_obs
+from drifting_policy.types import ConfigError, ObservationError, Policy, PolicySpec, check_obs
 
 
 def plan_noise(seed: int, plan: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -26,6 +26,14 @@ class ChunkExecutor:
     and its own noise. It plans when its queue is empty and then executes the steps first_executed .. first_executed +
     exec_horizon of the chunk.
 
+    With `latency_steps` the commands of a plan become available so many steps after the observation that it was made from. The
+    steps that have passed by then are dropped, and until then the later steps of the plan before are executed. An episode
+    begins when its first plan is there: a robot at rest can wait for it. With ta = 3 and two steps of latency, x is executed:
+
+        plan of step 0    x x x x x . .        ta = 3, two steps of latency: x executed
+        plan of step 3          . . x x x . .
+        plan of step 6                . . x x x . .
+
     The policy always sees blocks of exactly `inference_batch` rows, padded by repeating the last row: the last bits of a
     matrix product depend on the batch size, and contacts amplify them. Hence the commands of an environment depend neither on
     `num_envs` nor on its neighbours, as long as each row of the policy's output depends on that row of its input only.
@@ -36,10 +44,14 @@ class ChunkExecutor:
         policy: turns observations "b to ..." into chunks "b t d".
         num_envs: number of environments, b of `step`.
         inference_batch: rows of each call of the policy; larger is faster with many environments on a GPU.
+        latency_steps: control steps between an observation and the first command that follows from it.
         clock: seconds, monotonic.
 
     Attributes:
         plan_seconds: duration of every call of the policy so far, the first (warm-up) call included.
+
+    Raises:
+        ConfigError: a latency below zero, or one that the chunk is too short for.
     """
 
     def __init__(
@@ -48,20 +60,30 @@ class ChunkExecutor:
         num_envs: int = 1,
         *,
         inference_batch: int = 1,
+        latency_steps: int = 0,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if num_envs < 1 or inference_batch < 1:
             raise ValueError(f"num_envs and inference_batch must be at least 1; got {num_envs} and {inference_batch}.")
         spec = policy.spec
+        longest = spec.pred_horizon - spec.first_executed - spec.exec_horizon
+        if not 0 <= latency_steps <= longest:
+            raise ConfigError(
+                f"latency_steps must lie between 0 and {longest}, for exec_horizon + latency_steps must fit into the "
+                f"{spec.pred_horizon - spec.first_executed} planned steps from now on; got {latency_steps}."
+            )
         self.plan_seconds: list[float] = []
         self._policy = policy
         self._spec = spec
         self._inference_batch = inference_batch
+        self._latency = latency_steps
         self._clock = clock
         self._windows = {
             key: np.zeros((num_envs, spec.obs_horizon, *array.shape), array.dtype) for key, array in spec.observations.items()
         }
-        self._commands = np.zeros((num_envs, spec.exec_horizon, *spec.action.shape), spec.action.dtype)
+        # From the newest plan on: the commands up to the next plan, then those that bridge the time until that is available.
+        steps = spec.exec_horizon + latency_steps
+        self._commands = np.zeros((num_envs, steps, *spec.action.shape), spec.action.dtype)
         self._executed = np.full(num_envs, spec.exec_horizon)
         self._started = np.zeros(num_envs, dtype=bool)
         self._plans = np.zeros(num_envs, dtype=np.int64)
@@ -145,7 +167,7 @@ class ChunkExecutor:
         return windows
 
     def _plan(self, windows: Mapping[str, np.ndarray], envs: np.ndarray) -> np.ndarray:
-        """The executed part "b ta d" of new chunks for the environments with the indices `envs`."""
+        """Commands "b ta+latency d" from now on for the environments with the indices `envs`, which make a new plan."""
         commands = np.empty((len(envs), *self._commands.shape[1:]), self._commands.dtype)
         has_noise = np.array([self._seeds[env] is not None for env in envs], dtype=bool)
         first = self._spec.first_executed
@@ -153,7 +175,9 @@ class ChunkExecutor:
             for start in range(0, len(places), self._inference_batch):
                 block = places[start : start + self._inference_batch]
                 chunks = self._infer(windows, envs[block])
-                commands[block] = chunks[:, first : first + self._spec.exec_horizon]
+                commands[block] = chunks[:, first : first + commands.shape[1]]
+        late = self._plans[envs] > 0  # until the new plan is available, the one before goes on
+        commands[late, : self._latency] = self._commands[envs[late], self._spec.exec_horizon :]
         return commands
 
     def _infer(self, windows: Mapping[str, np.ndarray], envs: np.ndarray) -> np.ndarray:

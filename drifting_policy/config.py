@@ -33,13 +33,30 @@ class KeypointsConfig:
 
 
 @dataclass
+class RestoreConfig:
+    """A reset option of the environment that restores a recorded step: a row of the array `source` of the data set.
+
+    The environment shows an observation of the option's name; its first `compare` elements (default: all) are held against the
+    recording when demonstrations are replayed.
+    """
+
+    source: str = ""
+    compare: int | None = None
+    unit: str = ""
+
+
+@dataclass
 class DataConfig:
-    """One data set of a task: a path (relative to DRIFTING_POLICY_DATA, or bundled://), and where it can be had."""
+    """One data set of a task: a path (relative to DRIFTING_POLICY_DATA, or bundled://), and where it can be had.
+
+    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed.
+    """
 
     path: str = ""
     url: str | None = None
     member: str | None = None
     sha256: dict[str, str] = field(default_factory=dict)
+    replay_score: float | None = None
 
 
 @dataclass
@@ -57,6 +74,7 @@ class TaskConfig:
     observations: dict[str, ArrayConfig] = field(default_factory=dict)
     action: ArrayConfig = field(default_factory=ArrayConfig)
     keypoints: dict[str, KeypointsConfig] = field(default_factory=dict)
+    restore: dict[str, RestoreConfig] = field(default_factory=dict)
     data: dict[str, DataConfig] = field(default_factory=dict)
 
     @property
@@ -262,10 +280,49 @@ class EvalConfig:
     split: str = "test"
     num_envs: int = 10
     inference_batch: int = 1
+    latency_steps: Any = 0
+    shard: str | None = None
     videos: int = 9
     device: str = "cpu"
     threads: int = 1
     out: str | None = None
+
+    def __post_init__(self) -> None:
+        given = self.latency_steps if isinstance(self.latency_steps, list) else [self.latency_steps]
+        if not given or not all(type(steps) is int and steps >= 0 for steps in given):
+            raise ConfigError(f"latency_steps must be a number of control steps or a list of them; got {self.latency_steps}.")
+
+
+@dataclass
+class CompareConfig:
+    """Everything that `python -m drifting_policy.compare` accepts."""
+
+    a: str = ""
+    b: str = ""
+    task: TaskConfig | None = None
+    episodes: int = 100
+    split: str = "validation"
+    noise_seed_a: int = 0
+    noise_seed_b: int = 0
+    num_envs: int = 10
+    inference_batch: int = 1
+    device: str = "cpu"
+    threads: int = 1
+    out: str = "runs/compare"
+
+
+@dataclass
+class ReplayConfig:
+    """Everything that `python -m drifting_policy.replay` accepts."""
+
+    task: TaskConfig = field(default_factory=TaskConfig)
+    data: str = "bundled"
+    episodes: int = 0
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.episodes < 0:
+            raise ConfigError(f"episodes must be at least 0, which stands for all; got {self.episodes}.")
 
 
 @dataclass
@@ -301,6 +358,8 @@ def register() -> None:
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
     store.store(name="eval_schema", node=EvalConfig)
+    store.store(name="compare_schema", node=CompareConfig)
+    store.store(name="replay_schema", node=ReplayConfig)
     store.store(name="rollout_schema", node=RolloutConfig)
     store.store(group="task", name="schema", node=TaskConfig)
     store.store(group="trainer", name="schema", node=TrainerConfig)

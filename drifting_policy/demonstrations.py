@@ -1,8 +1,8 @@
 """Demonstrations of a task: found on disk or downloaded, checked, and brought into the shape that the task declares."""
 
 import os
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Collection, Mapping
+from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
@@ -19,11 +19,12 @@ BUNDLED = "bundled://"
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Step-major arrays: every observation key of the task, and the action."""
+    """Step-major arrays: every observation key of the task, the action, and where asked for, what restores each step."""
 
     observations: Mapping[str, np.ndarray]
     action: np.ndarray
     episode_ends: np.ndarray
+    states: Mapping[str, np.ndarray] = field(default_factory=dict)
 
     @property
     def stats(self) -> dict[str, Stats]:
@@ -31,13 +32,16 @@ class Demonstrations:
         return {key: Stats.of(values) for key, values in self.observations.items()} | {"action": Stats.of(self.action)}
 
 
-def load_demonstrations(task: TaskConfig, data: str) -> Demonstrations:
+def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) -> Demonstrations:
     """The demonstrations `data` for `task`: a data set that the task names, or the path of a zarr store.
+
+    With `states` they hold, for each reset option that the task declares under `restore`, the recorded value of every step.
 
     Raises:
         DatasetError: names the place and the key at fault, and what to do.
     """
-    buffer = _open(task, data)
+    restore = task.restore if states else {}
+    buffer = _open(task, data, extra={config.source for config in restore.values()})
     arrays = dict(buffer.arrays)
     for key, body in task.keypoints.items():
         if key not in arrays:
@@ -51,6 +55,7 @@ def load_demonstrations(task: TaskConfig, data: str) -> Demonstrations:
         observations={key: array(key, config) for key, config in task.observations.items()},
         action=array("action", task.action),
         episode_ends=buffer.episode_ends,
+        states={option: arrays[config.source] for option, config in restore.items()},
     )
 
 
@@ -59,8 +64,8 @@ def bundled(name: str) -> Path:
     return Path(str(files("drifting_policy.bundled"))) / name
 
 
-def _open(task: TaskConfig, data: str) -> ReplayBuffer:
-    """The arrays that the task needs; keypoints only where they cannot be computed."""
+def _open(task: TaskConfig, data: str, *, extra: Collection[str]) -> ReplayBuffer:
+    """The arrays that the task needs, and `extra` ones; keypoints only where they cannot be computed."""
     config = task.data.get(data)
     if config is None and not Path(data).exists():
         raise DatasetError(
@@ -68,7 +73,7 @@ def _open(task: TaskConfig, data: str) -> ReplayBuffer:
         )
     path = Path(data) if config is None else _locate(config)
     sources = {array.source for array in (*task.observations.values(), task.action)} - set(task.keypoints)
-    needed = sources | {body.source for body in task.keypoints.values()}
+    needed = sources | {body.source for body in task.keypoints.values()} | set(extra)
     buffer = open_replay(path, sorted(needed))
     verify_arrays(buffer, {} if config is None else config.sha256)
     return buffer

@@ -1,16 +1,33 @@
 """`python -m drifting_policy.eval ckpt=DIR`: scores with intervals, per-episode results, latency and a video."""
 
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from drifting_policy import cli
-from drifting_policy.checkpoint import load_policy, read_config, resolve
+from drifting_policy.checkpoint import WEIGHTS, load_policy, read_config, resolve
 from drifting_policy.config import EvalConfig, TaskConfig
 from drifting_policy.demonstrations import bundled
-from drifting_policy.evaluation import evaluate_policy, print_scores
+from drifting_policy.evaluation import evaluate_policy, latency_curve, play, print_curve, print_scores, write_scores
+from drifting_policy.policy import DriftingPolicy
+from drifting_policy.rollout.seeds import episode_seeds
+from drifting_policy.shards import Shard, merge_shards, shard_key, write_shard
 from drifting_policy.train import choose_device, use_threads
 from drifting_policy.types import CheckpointError, ConfigError
 
-BUNDLED_POLICY = "push_t"
+BUNDLED, BUNDLED_POLICY = "bundled", "push_t"
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """A policy to be judged, its task, directory and checksum of its checkpoint, and what a result tells about it."""
+
+    policy: DriftingPolicy
+    task: TaskConfig
+    checkpoint: Path
+    checksum: str
+    about: dict[str, Any]
 
 
 def run(config: EvalConfig) -> None:
@@ -18,30 +35,78 @@ def run(config: EvalConfig) -> None:
     if not config.ckpt:
         raise ConfigError("Say what to evaluate: ckpt=RUN_OR_CHECKPOINT_DIRECTORY, or ckpt=bundled.")
     use_threads(config.threads)
-    is_bundled = config.ckpt == "bundled"
-    checkpoint = resolve(bundled(BUNDLED_POLICY) if is_bundled else config.ckpt)
-    policy = load_policy(checkpoint, device=choose_device(config.device))
-    policy.resample(**config.sampler.changes)
-    stored = read_config(checkpoint)
-    task = config.task or load_task(str(stored.get("task")))
-    out = Path(config.out) if config.out else (Path("runs/bundled_eval") if is_bundled else checkpoint / _folder(config))
-    scores = evaluate_policy(
-        policy,
+    candidate = load_candidate(config.ckpt, task=config.task, device=config.device, sampler=config.sampler.changes)
+    out = Path(config.out or ("runs/bundled_eval" if config.ckpt == BUNDLED else candidate.checkpoint / _folder(config)))
+    if config.out is None and config.latency_steps != 0 and not isinstance(config.latency_steps, list):
+        out /= f"latency_{config.latency_steps}"  # where the table puts it; the scores without latency stay
+    if config.shard is not None:
+        run_shard(config, candidate, out)
+        return
+    options: dict[str, Any] = {
+        "split": config.split,
+        "episodes": config.episodes,
+        "num_envs": config.num_envs,
+        "inference_batch": config.inference_batch,
+        "videos": min(config.videos, config.episodes),
+        "out": out,
+        "about": candidate.about,
+    }
+    if isinstance(config.latency_steps, list):
+        print_curve(latency_curve(candidate.policy, candidate.task, latencies=config.latency_steps, **options), out)
+    else:
+        scores = evaluate_policy(candidate.policy, candidate.task, latency_steps=config.latency_steps, **options)
+        print_scores(scores, out)
+
+
+def run_shard(config: EvalConfig, candidate: Candidate, out: Path) -> None:
+    """Play one part of an evaluation, or put its parts together."""
+    if isinstance(config.latency_steps, list):
+        raise ConfigError("A shard has one latency; give latency_steps=N instead of a list.")
+    task, seeds = candidate.task, episode_seeds(config.split, config.episodes)
+    shard = Shard.parse(str(config.shard), episodes=config.episodes)
+    settings = {name: getattr(config, name) for name in ("split", "episodes", "latency_steps", "inference_batch")}
+    key = shard_key(task, checkpoint=candidate.checksum, sampler=candidate.about["sampler"], **settings)
+    if shard.index is None:
+        result = merge_shards(shard.count, seeds, key, out=out)
+        scores = write_scores(
+            result,
+            task=task,
+            split=config.split,
+            latency_steps=config.latency_steps,
+            nfe=candidate.policy.evaluations,
+            out=out,
+            about=candidate.about,
+        )
+        print_scores(scores, out)
+        return
+    result = play(
+        candidate.policy,
         task,
-        split=config.split,
-        episodes=config.episodes,
+        shard.of(seeds),
         num_envs=config.num_envs,
         inference_batch=config.inference_batch,
-        videos=min(config.videos, config.episodes),
+        latency_steps=config.latency_steps,
         out=out,
-        about={
-            "checkpoint": str(config.ckpt),
-            "step": stored.get("step"),
-            "objective": stored.get("objective"),
-            "sampler": policy.recipe["sampler"],
-        },
     )
-    print_scores(scores, out)
+    print(f"{len(result.episodes)} episodes: {write_shard(shard, result, key, out=out)}")
+
+
+def load_candidate(ckpt: str, *, task: TaskConfig | None, device: str, sampler: Mapping[str, Any] | None = None) -> Candidate:
+    """The policy of a run, a checkpoint directory, or "bundled"; without `task`, on the task it was trained on.
+
+    `sampler` changes settings of the policy's sampler.
+
+    Raises:
+        CheckpointError: where there is no such checkpoint, or it is damaged.
+        ConfigError: where the device cannot be used, or the sampler has no such settings.
+    """
+    checkpoint = resolve(bundled(BUNDLED_POLICY) if ckpt == BUNDLED else ckpt)
+    policy = load_policy(checkpoint, device=choose_device(device))
+    policy.resample(**(sampler or {}))
+    stored = read_config(checkpoint)
+    about = {"checkpoint": str(ckpt), "step": stored.get("step"), "objective": stored.get("objective")}
+    about["sampler"] = policy.recipe["sampler"]
+    return Candidate(policy, task or load_task(str(stored.get("task"))), checkpoint, stored["sha256"][WEIGHTS], about)
 
 
 def load_task(name: str) -> TaskConfig:

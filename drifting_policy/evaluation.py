@@ -2,7 +2,7 @@
 
 import dataclasses
 import json
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import gymnasium
 
 from drifting_policy.atomic import write_json
+from drifting_policy.chunking import ChunkExecutor
 from drifting_policy.config import TaskConfig
 from drifting_policy.policy import DriftingPolicy
 from drifting_policy.rollout.evaluate import EvalResult, evaluate
@@ -39,46 +40,108 @@ def evaluate_policy(
     episodes: int,
     num_envs: int,
     inference_batch: int,
+    latency_steps: int = 0,
     videos: int,
     out: Path,
     about: dict[str, Any],
 ) -> dict[str, Any]:
     """The scores, which are also written to `out`: scores.json, latency.json and, with `videos` > 0, episodes.mp4.
 
-    scores.json depends on policy, task, split and number of episodes only; what varies from run to run stands in
-    latency.json. `nfe` is the number of network evaluations for one plan.
+    scores.json depends on policy, task, split, number of episodes and simulated latency only; what varies from run to run, the
+    measured latency, stands in latency.json. `nfe` is the number of network evaluations for one plan.
 
     Raises:
         CheckpointError: where policy and task do not agree on observations, action, horizons or rate.
-        ConfigError: where `out` cannot be written.
+        ConfigError: where `out` cannot be written, or the latency is longer than the chunks allow.
     """
-    check_contract(policy, task)
-    if inference_batch < 1 or videos < 0:
-        raise ConfigError(f"inference_batch must be at least 1 and videos at least 0; got {inference_batch} and {videos}.")
+    if videos < 0:
+        raise ConfigError(f"videos must be at least 0; got {videos}.")
     seeds = episode_seeds(split, episodes)
-    with _writing_to(out):  # an evaluation whose results could not be kept should not begin
+    result = play(
+        policy,
+        task,
+        seeds,
+        num_envs=num_envs,
+        inference_batch=inference_batch,
+        latency_steps=latency_steps,
+        video_seeds=seeds[:videos],
+        out=out,
+    )
+    return write_scores(
+        result, task=task, split=split, latency_steps=latency_steps, nfe=policy.evaluations, out=out, about=about
+    )
+
+
+def play(
+    policy: DriftingPolicy,
+    task: TaskConfig,
+    seeds: Sequence[int],
+    *,
+    num_envs: int,
+    inference_batch: int,
+    latency_steps: int,
+    video_seeds: Sequence[int] = (),
+    out: Path,
+) -> EvalResult:
+    """The episodes of `seeds`; an evaluation whose results could not be kept in `out` does not begin."""
+    check_contract(policy, task)
+    if inference_batch < 1:
+        raise ConfigError(f"inference_batch must be at least 1; got {inference_batch}.")
+    with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
-    result = evaluate(
+    return evaluate(
         policy,
         lambda: make_env(task),
         seeds,
         num_envs=num_envs,
         max_steps=task.max_steps,
         inference_batch=inference_batch,
-        video_seeds=seeds[:videos],
+        latency_steps=latency_steps,
+        video_seeds=video_seeds,
         progress=True,
     )
-    scores = score_table(result, task=task, split=split) | {"nfe": policy.evaluations} | about
-    with _writing_to(out):
+
+
+def write_scores(
+    result: EvalResult, *, task: TaskConfig, split: str, latency_steps: int, nfe: int, out: Path, about: dict[str, Any]
+) -> dict[str, Any]:
+    """The scores, after they, the measured latency and the film of what was filmed were written to `out`."""
+    scores = score_table(result, task=task, split=split) | {"latency_steps": latency_steps, "nfe": nfe} | about
+    with writing_to(out):
         write_json(out / "scores.json", scores)
         write_json(out / "latency.json", dataclasses.asdict(latency_summary(list(result.plan_seconds))))
-        if videos:
+        if result.frames:
             film(result, out / "episodes.mp4", fps=task.control_hz)
     return scores
 
 
+def latency_curve(
+    policy: DriftingPolicy, task: TaskConfig, *, latencies: Sequence[int], out: Path, **options: Any
+) -> list[dict[str, Any]]:
+    """One flat row of scores for each latency, also written to `out`/scores.json; all files of latency n to `out`/latency_n.
+
+    `options` are those of `evaluate_policy`.
+
+    Raises:
+        ConfigError: a latency that is longer than the chunks allow, before the first episode is played.
+    """
+    for steps in latencies:
+        ChunkExecutor(policy, latency_steps=steps)  # checks
+    rows = []
+    for steps in latencies:
+        scores = evaluate_policy(policy, task, latency_steps=steps, out=out / f"latency_{steps}", **options)
+        row = {key: scores[key] for key in ("task", "split", "n_episodes", "latency_steps")} | options["about"]
+        for name, metric in scores["metrics"].items():
+            row |= {name: metric["value"], f"{name}_low": metric["low"], f"{name}_high": metric["high"]}
+        rows.append(row)
+    with writing_to(out):
+        write_json(out / "scores.json", {"rows": rows})
+    return rows
+
+
 @contextmanager
-def _writing_to(out: Path) -> Iterator[None]:
+def writing_to(out: Path) -> Iterator[None]:
+    """Turn a failure to write into a sentence that names `out`."""
     try:
         yield
     except OSError as error:
@@ -130,3 +193,14 @@ def print_scores(scores: dict[str, Any], out: Path) -> None:
         print(f"  {label:<12} {metric['value']:.3f}   {100 * metric['confidence']:.0f} % {interval}   {metric['method']}")
     print(f"  one plan     {latency['p50_ms']:.2f} ms median, {latency['p99_ms']:.2f} ms p99 ({latency['n']} plans, {nfe})")
     print(f"  files        {out}")
+
+
+def print_curve(rows: Sequence[dict[str, Any]], out: Path) -> None:
+    """The table of scores over latency for people."""
+    first = rows[0]
+    print(f"\n{first['task']}, {first['n_episodes']} {first['split']} episodes for each latency")
+    print("  latency   " + "".join(f"{label:<24}" for label in LABELS.values()))
+    for row in rows:
+        cells = [f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]" for name in LABELS]
+        print(f"  {row['latency_steps']:>3} steps " + "".join(f"{cell:<24}" for cell in cells).rstrip())
+    print(f"  files     {out}")

@@ -63,6 +63,7 @@ class PushTEnv(gymnasium.Env[Any, np.ndarray]):
         self.render_mode = render_mode
         self.render_size = render_size
         self._world = pusht.PushTEnv(visualization_width=render_size, visualization_height=render_size)
+        self._world._get_coverage = self._coverage
         # A hard push squeezes the block through a wall, so positions can leave the world by less than its size.
         low, high = -WORLD_SIZE, 2 * WORLD_SIZE
         self.observation_space = spaces.Dict(

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drifting_policy.chunking import ChunkExecutor, plan_noise
-from drifting_policy.types import ArraySpec, ObservationError, PolicySpec
+from drifting_policy.types import ArraySpec, ConfigError, ObservationError, PolicySpec
 
 
 class EchoPolicy:
@@ -38,6 +38,55 @@ def episode_reference(policy: EchoPolicy, observations: np.ndarray, seed: int | 
             chunk = policy.act({"x": np.stack(history)[None]}, noise=noise)[0]
         commands.append(chunk[spec.first_executed + step % spec.exec_horizon])
     return commands
+
+
+def delayed_reference(policy: EchoPolicy, observations: np.ndarray, seed: int, latency: int) -> list[np.ndarray]:
+    """The commands of one episode: at each step that of the newest plan whose commands are available."""
+    spec, plans, commands = policy.spec, {}, []
+    for step in range(len(observations)):
+        if step % spec.exec_horizon == 0:
+            history = observations[np.maximum(np.arange(step - spec.obs_horizon + 1, step + 1), 0)]
+            noise = plan_noise(seed, step // spec.exec_horizon, spec.sample_shape)[None]
+            plans[step] = policy.act({"x": history[None]}, noise=noise)[0]
+        made = max(step_of for step_of in plans if step_of == 0 or step_of + latency <= step)
+        commands.append(plans[made][spec.first_executed + step - made])
+    return commands
+
+
+HORIZONS = [(1, 1, 1), (1, 4, 4), (2, 8, 3), (3, 6, 4), (2, 12, 2), (1, 9, 1)]
+
+
+@settings(max_examples=40, deadline=None)
+@given(horizons=st.sampled_from(HORIZONS), num_envs=st.integers(1, 3), inference_batch=st.integers(1, 4), data=st.data())
+def test_late_plans_take_over_when_they_are_available(
+    horizons: tuple[int, int, int], num_envs: int, inference_batch: int, data: Any
+) -> None:
+    to, t, ta = horizons
+    latency = data.draw(st.integers(0, t - (to - 1) - ta))
+    policy = EchoPolicy(to=to, t=t, ta=ta)
+    executor = ChunkExecutor(policy, num_envs, inference_batch=inference_batch, latency_steps=latency)
+    observations = np.random.default_rng(0).normal(size=(2, 14, num_envs, 2)).astype(np.float32)
+    for episode, steps in enumerate(observations):
+        seeds = [10 * episode + env for env in range(num_envs)]
+        executor.reset(seeds=seeds)
+        begins = data.draw(st.lists(st.integers(0, 3), min_size=num_envs, max_size=num_envs))  # out of step with each other
+        produced: list[list[np.ndarray]] = [[] for _ in seeds]
+        for step, newest in enumerate(steps):
+            active = np.array([step >= begin for begin in begins])
+            actions = executor.step({"x": newest}, active)
+            for env in np.flatnonzero(active).tolist():
+                produced[env].append(actions[env])
+        for env, (seed, begin) in enumerate(zip(seeds, begins, strict=True)):
+            np.testing.assert_array_equal(produced[env], delayed_reference(policy, steps[begin:, env], seed, latency))
+            if latency == 0:
+                np.testing.assert_array_equal(produced[env], episode_reference(policy, steps[begin:, env], seed))
+
+
+def test_a_latency_beyond_the_chunk_is_refused() -> None:
+    assert ChunkExecutor(EchoPolicy(to=2, t=8, ta=3), latency_steps=4).num_envs == 1
+    for steps in (5, -1):
+        with pytest.raises(ConfigError, match=rf"between 0 and 4, .* must fit into the 7 planned steps .*; got {steps}\."):
+            ChunkExecutor(EchoPolicy(to=2, t=8, ta=3), latency_steps=steps)
 
 
 @settings(max_examples=40, deadline=None)

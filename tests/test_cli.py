@@ -57,13 +57,17 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("train -m ++trainer.stepz=1,2", "Unknown setting 'trainer.stepz'"),
         ("train -m seed=-1,0", "seed must be at least 0"),
         ("eval", "Say what to evaluate: ckpt="),
-        ("eval trainer.steps=1", "Unknown setting 'trainer.steps'."),
+        ("eval generator.width=1", "Unknown setting 'generator.width'."),
         ("eval x.y=1", "Unknown setting 'x.y'. Top-level settings: ckpt, task"),
         ("eval sampler.stepz=1", "Did you mean 'sampler.steps'?"),
         ("eval sampler.steps=ten", "Value 'ten' of type 'str' could not be converted to Integer"),
         ("eval task.max_steps=1", "A part of an empty setting cannot be changed (task.max_steps=1)"),
         ("eval task=push_t task.max_stepz=1", "Did you mean 'task.max_steps'?"),
         ("eval ckpt=", "Say what to evaluate"),
+        ("eval latency_steps=-1", "latency_steps must be a number of control steps or a list of them; got -1."),
+        ("eval latency_steps=1.5", "latency_steps must be a number of control steps or a list of them; got 1.5."),
+        ("eval latency_steps=[]", "latency_steps must be a number of control steps or a list of them; got []."),
+        ("eval latency_steps=[0,fast]", "latency_steps must be a number of control steps or a list of them; got"),
     ],
 )
 def test_a_mistake_gets_one_sentence(program: Program, tmp_path: Path, typed: str, words: str) -> None:

@@ -28,7 +28,13 @@ CONFIGS = Path(str(files("drifting_policy.configs")))
 CHOICES = sorted((p.parent.name, p.stem) for p in CONFIGS.glob("*/*.yaml") if not p.stem.endswith("_base"))
 REGISTRIES: Mapping[str, Mapping[str, Any]] = {"encoder": ENCODERS, "generator": GENERATORS, "objective": OBJECTIVES}
 GIVEN = {"self", "observations", "obs_horizon", "sample_shape", "tokens", "embed_dim", "time"}  # by the program, not the YAML
-ROOTS = {"train": schema.TrainConfig, "eval": schema.EvalConfig, "rollout": schema.RolloutConfig}
+ROOTS = {
+    "train": schema.TrainConfig,
+    "eval": schema.EvalConfig,
+    "compare": schema.CompareConfig,
+    "replay": schema.ReplayConfig,
+    "rollout": schema.RolloutConfig,
+}
 SMALL: Mapping[str, Any] = {"width": 16, "depth": 1, "heads": 2, "channels": [8, 16], "film_dim": 8}
 
 

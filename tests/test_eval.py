@@ -63,6 +63,32 @@ def test_results_lie_in_the_checkpoint_with_a_film(program: Program, run_dir: Pa
     assert [episode["seed"] for episode in scores(copy / "eval")["episodes"]] == [200_000, 200_001]
 
 
+def test_a_list_of_latencies_gives_a_table(program: Program, run_dir: Path, tmp_path: Path) -> None:
+    result = program("eval", f"ckpt={run_dir}", *SHORT, "latency_steps=[0,3]", f"out={tmp_path / 'all'}")
+    assert result.code == 0, result.err
+    rows = scores(tmp_path / "all")["rows"]
+    assert [row["latency_steps"] for row in rows] == [0, 3]
+    for row in rows:
+        steps = row["latency_steps"]
+        assert f"{steps} steps {row['max_score']:.3f} [{row['max_score_low']:.3f}" in result.out
+        single = ("videos=0", f"latency_steps={steps}", f"out={tmp_path / str(steps)}")
+        assert program("eval", f"ckpt={run_dir}", *SHORT, *single).code == 0
+        told = scores(tmp_path / str(steps))
+        assert told == scores(tmp_path / "all" / f"latency_{steps}")
+        assert (row["success"], row["n_episodes"], row["step"]) == (told["metrics"]["success"]["value"], 5, 20)
+    assert rows[0]["final_score"] != rows[1]["final_score"]
+
+
+def test_a_latency_does_not_overwrite_the_scores_without(
+    program: Program, run_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    copy = shutil.copytree(list_checkpoints(run_dir)[0], tmp_path / "copy")
+    monkeypatch.chdir(tmp_path)
+    program("eval", "-m", f"ckpt={copy}", *SHORT, "latency_steps=0,2")
+    assert scores(copy / "eval")["latency_steps"] == 0
+    assert scores(copy / "eval" / "latency_2")["latency_steps"] == 2
+
+
 def damaged(run_dir: Path, target: Path, how: str) -> Path:
     """A copy of the run's newest checkpoint with something wrong."""
     copy = Path(shutil.copytree(list_checkpoints(run_dir)[-1], target))
@@ -110,7 +136,9 @@ def test_a_damaged_checkpoint_is_refused(program: Program, run_dir: Path, tmp_pa
         (["episodes=0"], "asked for 0"),
         (["num_envs=0"], "at least 1; got 0"),
         (["inference_batch=0"], "inference_batch must be at least 1"),
-        (["videos=-1"], "videos at least 0"),
+        (["videos=-1"], "videos must be at least 0"),
+        (["latency_steps=8"], "latency_steps must lie between 0 and 7"),
+        (["latency_steps=[0,8]"], "latency_steps must lie between 0 and 7"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused(

@@ -71,8 +71,8 @@ def test_without_videos_there_is_no_film(tmp_path: Path) -> None:
         ({"episodes": -1}, "asked for -1"),
         ({"split": "train"}, "Unknown split 'train'; choose one of"),
         ({"num_envs": 0}, "num_envs and max_steps must be at least 1; got 0"),
-        ({"inference_batch": 0}, "inference_batch must be at least 1 and videos at least 0; got 0 and 2"),
-        ({"videos": -1}, "got 1 and -1"),
+        ({"inference_batch": 0}, "inference_batch must be at least 1; got 0"),
+        ({"videos": -1}, "videos must be at least 0; got -1"),
     ],
 )
 def test_bad_requests_are_refused(tmp_path: Path, changes: dict[str, Any], words: str) -> None:

@@ -50,6 +50,8 @@ def evaluate(
     num_envs: int = 1,
     max_steps: int,
     inference_batch: int = 1,
+    noise_seed: int = 0,
+    latency_steps: int = 0,
     video_seeds: Collection[int] = (),
     keep_trajectories: bool = False,
     progress: bool = False,
@@ -66,29 +68,32 @@ def evaluate(
         num_envs: environments side by side.
         max_steps: steps after which an episode is over, if it did not end by itself.
         inference_batch: rows of each call of the policy, see `ChunkExecutor`.
+        noise_seed: another number below 2^32 gives the same initial states with other noise.
+        latency_steps: control steps that pass between an observation and the first command that follows from it.
         video_seeds: seeds whose episodes are filmed with `env.render()`.
         keep_trajectories: record what the policy saw and did.
         progress: show a progress bar on stderr.
 
     Raises:
-        UserError: seeds that repeat or are out of range, a film of a seed that is not evaluated, counts below one, or an
-            environment that takes actions of another shape.
+        UserError: seeds that repeat, seeds or a noise seed out of range, a film of a seed that is not evaluated, counts below
+            one, or an environment that takes actions of another shape.
+        ConfigError: a latency that the policy's chunks are too short for.
         ObservationError: the environment's observations do not fit the policy.
     """
     queue = [int(seed) for seed in seeds]
-    _check_request(queue, video_seeds, num_envs=num_envs, max_steps=max_steps)
+    _check_request(queue, video_seeds, num_envs=num_envs, max_steps=max_steps, noise_seed=noise_seed)
     with contextlib.ExitStack() as stack:
         slots = []
         for _ in range(min(num_envs, len(queue))):
             env = make_env()
             stack.callback(env.close)
-            _check_actions(policy.spec, env)
+            check_actions(policy.spec, env)
             slots.append(
                 _Slot(env, policy.spec, max_steps=max_steps, film_seeds=frozenset(video_seeds), keep=keep_trajectories)
             )
+        executor = ChunkExecutor(policy, len(slots), inference_batch=inference_batch, latency_steps=latency_steps)
         bar = stack.enter_context(tqdm(total=len(queue), desc="episodes", disable=not progress))
-        executor = ChunkExecutor(policy, len(slots), inference_batch=inference_batch)
-        records = sorted(_play(slots, executor, queue, bar), key=lambda record: record.episode.seed)
+        records = sorted(_play(slots, executor, queue, bar, noise_seed), key=lambda record: record.episode.seed)
     return EvalResult(
         episodes=tuple(record.episode for record in records),
         plan_seconds=tuple(executor.plan_seconds),
@@ -97,7 +102,9 @@ def evaluate(
     )
 
 
-def _play(slots: Sequence["_Slot"], executor: ChunkExecutor, seeds: Sequence[int], bar: "tqdm[Any]") -> list["_Record"]:
+def _play(
+    slots: Sequence["_Slot"], executor: ChunkExecutor, seeds: Sequence[int], bar: "tqdm[Any]", noise_seed: int
+) -> list["_Record"]:
     """The records of all seeds in the order in which their episodes ended."""
     waiting = list(reversed(seeds))
     records = []
@@ -105,7 +112,7 @@ def _play(slots: Sequence["_Slot"], executor: ChunkExecutor, seeds: Sequence[int
     def begin(index: int) -> None:
         seed = waiting.pop()
         slots[index].begin(seed)
-        executor.reset(np.arange(len(slots)) == index, seeds=[seed])
+        executor.reset(np.arange(len(slots)) == index, seeds=[seed ^ (noise_seed << 32)])
 
     for index in range(len(slots)):
         begin(index)
@@ -198,12 +205,15 @@ def _select(spec: PolicySpec, obs: Any) -> dict[str, np.ndarray]:
     return chosen
 
 
-def _check_actions(spec: PolicySpec, env: gymnasium.Env[Any, Any]) -> None:
+def check_actions(spec: PolicySpec, env: gymnasium.Env[Any, Any]) -> None:
+    """Refuse an environment that takes actions of another shape than `spec` commands."""
     if env.action_space.shape != spec.action.shape:
         raise UserError(f"The policy commands shape {spec.action.shape}; the environment takes shape {env.action_space.shape}.")
 
 
-def _check_request(seeds: Sequence[int], video_seeds: Collection[int], *, num_envs: int, max_steps: int) -> None:
+def _check_request(
+    seeds: Sequence[int], video_seeds: Collection[int], *, num_envs: int, max_steps: int, noise_seed: int
+) -> None:
     if not seeds:
         raise UserError("An evaluation needs at least one seed; got none.")
     if len(set(seeds)) != len(seeds):
@@ -214,3 +224,5 @@ def _check_request(seeds: Sequence[int], video_seeds: Collection[int], *, num_en
         raise UserError(f"video_seeds must be among the seeds; {sorted(set(video_seeds) - set(seeds))} are not.")
     if num_envs < 1 or max_steps < 1:
         raise UserError(f"num_envs and max_steps must be at least 1; got {num_envs} and {max_steps}.")
+    if not 0 <= noise_seed < 2**32:
+        raise UserError(f"noise_seed must lie in [0, 2^32); got {noise_seed}.")

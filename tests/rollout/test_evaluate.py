@@ -115,6 +115,40 @@ def test_the_result_depends_neither_on_slots_nor_on_order(num_envs: int, inferen
     assert Walk.alive == 0
 
 
+def test_a_noise_seed_changes_the_noise_and_nothing_else() -> None:
+    seeds = [3, 4, 2**40]
+    reference = evaluate(NoisyPolicy(), Walk, seeds, max_steps=5, keep_trajectories=True)
+    assert same(reference, evaluate(NoisyPolicy(), Walk, seeds, max_steps=5, noise_seed=0, keep_trajectories=True))
+    other = evaluate(NoisyPolicy(), Walk, seeds, max_steps=5, noise_seed=7, keep_trajectories=True)
+    for seed in seeds:
+        first, second = reference.trajectories[seed], other.trajectories[seed]
+        np.testing.assert_array_equal(first["x"][0], second["x"][0])
+        difference = plan_noise(seed ^ (7 << 32), 0, (6, 1))[1] - plan_noise(seed, 0, (6, 1))[1]
+        np.testing.assert_allclose(second["action"][0] - first["action"][0], difference, atol=1e-6)
+        assert abs(difference) > 1e-3
+
+
+@pytest.mark.parametrize("latency", [0, 1, 2, 3])
+def test_latency_agrees_with_a_plain_loop(latency: int) -> None:
+    """Two steps are executed per plan: three steps of latency keep two plans under way."""
+    policy, seeds = NoisyPolicy(), [6, 7, 10]
+    result = evaluate(policy, Walk, seeds, num_envs=2, max_steps=6, latency_steps=latency, keep_trajectories=True)
+    for episode in result.episodes:
+        env, plans, rewards = Walk(), [], []
+        seen = [env.reset(seed=episode.seed)[0]["x"].copy()]
+        for step in range(episode.steps):
+            if step % 2 == 0:
+                window = np.stack([seen[max(step - 1, 0)], seen[step]])[None]
+                plans.append(policy.act({"x": window}, noise=plan_noise(episode.seed, step // 2, (6, 1))[None])[0])
+            newest = max(0, (step - latency) // 2)
+            obs, reward, *_ = env.step(plans[newest][1 + step - 2 * newest])
+            seen.append(obs["x"].copy())
+            rewards.append(reward)
+        env.close()
+        np.testing.assert_array_equal(result.trajectories[episode.seed]["x"], seen[:-1])
+        assert (episode.max_score, episode.final_score) == (max(rewards), rewards[-1])
+
+
 def test_films_show_the_reset_and_every_step() -> None:
     result = evaluate(NoisyPolicy(), Walk, [0, 1, 2], num_envs=2, max_steps=50, video_seeds={2, 0})
     assert {seed: [int(frame[0, 0, 0]) for frame in film] for seed, film in result.frames.items()} == {
@@ -140,6 +174,9 @@ def test_progress_is_shown_when_asked(capfd: pytest.CaptureFixture[str]) -> None
         ({"video_seeds": [9]}, r"\[9\] are not"),
         ({"num_envs": 0}, "at least 1"),
         ({"max_steps": 0}, "at least 1"),
+        ({"latency_steps": 4}, "latency_steps must lie between 0 and 3"),
+        ({"noise_seed": -1}, "noise_seed must lie in"),
+        ({"noise_seed": 2**32}, "noise_seed must lie in"),
         ({"policy": NoisyPolicy(dim=2)}, r"commands shape \(2,\); the environment takes shape \(1,\)"),
     ],
 )
