@@ -39,6 +39,17 @@ def push_t_data(tmp_path_factory: pytest.TempPathFactory) -> str:
     return str(write_replay(path, {"state": state, "action": wander.astype(np.float32)}, np.cumsum(lengths)))
 
 
+@pytest.fixture(scope="module")
+def run_dir(push_t_data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A tiny run with two checkpoints, for the tests of one file."""
+    from drifting_policy import cli, train
+
+    path = tmp_path_factory.mktemp("runs") / "run"
+    tiny = ["trainer=debug", "generator.width=32", "generator.depth=1", "trainer.eval_episodes=0", f"run_dir={path}"]
+    assert train.run(cli.compose("train", [*tiny, f"data={push_t_data}"])) == 0
+    return path
+
+
 @dataclasses.dataclass(frozen=True)
 class Outcome:
     """How a program ended and what it printed; `error` is the line that begins with "error: "."""

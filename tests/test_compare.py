@@ -7,21 +7,12 @@ from typing import Any
 
 import pytest
 
-from drifting_policy import compare, train
+from drifting_policy import compare
 from drifting_policy.cli import compose
 from drifting_policy.rollout.statistics import Comparison, Interval
 
 Program = Callable[..., Any]
 SHORT = ("task=push_t", "task.max_steps=12", "episodes=4")
-
-
-@pytest.fixture(scope="module")
-def run_dir(push_t_data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run with two checkpoints."""
-    path = tmp_path_factory.mktemp("runs") / "run"
-    tiny = ["trainer=debug", "generator.width=32", "generator.depth=1", "trainer.eval_episodes=0", f"run_dir={path}"]
-    assert train.run(compose("train", [*tiny, f"data={push_t_data}"])) == 0
-    return path
 
 
 def table(folder: Path) -> dict[str, Any]:

@@ -9,23 +9,12 @@ from typing import Any
 import pytest
 import torch
 
-from drifting_policy import train
 from drifting_policy.checkpoint import list_checkpoints
-from drifting_policy.cli import compose
 from drifting_policy.eval import load_task
 from drifting_policy.types import CheckpointError
 
 Program = Callable[..., Any]
 SHORT = ("task=push_t", "task.max_steps=12", "episodes=5", "videos=0")
-
-
-@pytest.fixture(scope="module")
-def run_dir(push_t_data: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A tiny run with two checkpoints."""
-    path = tmp_path_factory.mktemp("runs") / "run"
-    tiny = ["trainer=debug", "generator.width=32", "generator.depth=1", "trainer.eval_episodes=0", f"run_dir={path}"]
-    assert train.run(compose("train", [*tiny, f"data={push_t_data}"])) == 0
-    return path
 
 
 def scores(folder: Path) -> dict[str, Any]:
