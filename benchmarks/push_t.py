@@ -4,8 +4,8 @@ Every run is trained by the command that users type, and judged on the same epis
 finished are kept, interrupted ones are resumed, so the script can be stopped and started again.
 
 Without options it writes results/push_t/human_mlp.json: test episodes, three training seeds. With --study it compares options
-of the objectives on validation episodes, with one training seed: results/push_t/human_mlp_options.json. Defaults are chosen by
-that study, never by test episodes.
+of the objectives on validation episodes, with one training seed: results/push_t/human_mlp_options.json. Defaults answer to that
+study, never to test episodes.
 """
 
 import argparse

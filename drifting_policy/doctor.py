@@ -125,7 +125,7 @@ def check_device() -> Check:
     def probe() -> str:
         import torch
 
-        device = "cuda" if torch.cuda.is_available() else "mps" if torch.backends.mps.is_available() else "cpu"
+        device = "cuda" if torch.cuda.is_available() else "cpu"
         square = torch.ones(8, 8, device=device)
         if (square @ square).sum().item() != 8.0**3:
             raise ArithmeticError(f"{device} multiplies matrices wrongly")
