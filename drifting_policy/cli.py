@@ -17,6 +17,7 @@ from hydra.errors import HydraException, OverrideParseException
 from omegaconf import OmegaConf
 from omegaconf.errors import OmegaConfBaseException
 
+from drifting_policy import commands
 from drifting_policy import config as schema
 from drifting_policy.types import ConfigError, UserError
 
@@ -30,6 +31,7 @@ FLAGS_WITH_A_WORD = {"--cfg", "-c", "--info", "-i", "--package", "-p"}
 def main(config_name: str, run: Callable[[Any], int | None]) -> None:
     """Run `run` on the composed configuration and exit: 0 when done, 2 on a user's mistake, 130 when interrupted."""
     schema.register()
+    commands.register()
     arguments = sys.argv[1:]
     try:
         _check_form(arguments)
@@ -67,6 +69,7 @@ def compose(config_name: str, overrides: Sequence[str]) -> Any:
         ConfigError: in one sentence, with the closest known name.
     """
     schema.register()
+    commands.register()
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):

@@ -6,7 +6,7 @@ from typing import Any
 
 from drifting_policy import cli
 from drifting_policy.atomic import write_json
-from drifting_policy.config import CompareConfig
+from drifting_policy.commands import CompareConfig
 from drifting_policy.eval import Candidate, load_candidate
 from drifting_policy.evaluation import LABELS, check_contract, make_env, writing_to
 from drifting_policy.rollout.evaluate import Episode, evaluate

@@ -269,73 +269,6 @@ class TrainConfig:
         return self.run_dir or f"runs/{self.task.name}/{data}_{self.objective.name}_{self.generator.name}_seed{self.seed}"
 
 
-@dataclass
-class EvalConfig:
-    """Everything that `python -m drifting_policy.eval` accepts."""
-
-    ckpt: str = ""
-    task: TaskConfig | None = None
-    sampler: SamplerConfig = field(default_factory=SamplerConfig)
-    episodes: int = 50
-    split: str = "test"
-    num_envs: int = 10
-    inference_batch: int = 1
-    latency_steps: Any = 0
-    shard: str | None = None
-    videos: int = 9
-    device: str = "cpu"
-    threads: int = 1
-    out: str | None = None
-
-    def __post_init__(self) -> None:
-        given = self.latency_steps if isinstance(self.latency_steps, list) else [self.latency_steps]
-        if not given or not all(type(steps) is int and steps >= 0 for steps in given):
-            raise ConfigError(f"latency_steps must be a number of control steps or a list of them; got {self.latency_steps}.")
-
-
-@dataclass
-class CompareConfig:
-    """Everything that `python -m drifting_policy.compare` accepts."""
-
-    a: str = ""
-    b: str = ""
-    task: TaskConfig | None = None
-    episodes: int = 100
-    split: str = "validation"
-    noise_seed_a: int = 0
-    noise_seed_b: int = 0
-    num_envs: int = 10
-    inference_batch: int = 1
-    device: str = "cpu"
-    threads: int = 1
-    out: str = "runs/compare"
-
-
-@dataclass
-class ReplayConfig:
-    """Everything that `python -m drifting_policy.replay` accepts."""
-
-    task: TaskConfig = field(default_factory=TaskConfig)
-    data: str = "bundled"
-    episodes: int = 0
-    out: str | None = None
-
-    def __post_init__(self) -> None:
-        if self.episodes < 0:
-            raise ConfigError(f"episodes must be at least 0, which stands for all; got {self.episodes}.")
-
-
-@dataclass
-class RolloutConfig:
-    """Everything that `python -m drifting_policy.datasets.push_t` accepts."""
-
-    ckpt: str = ""
-    episodes: int = 200
-    max_steps: int = 200
-    most: int = 2000
-    out: str = "push_t.zarr.zip"
-
-
 def options(choice: NamedConfig) -> dict[str, Any]:
     """Name and keyword arguments of a registry choice."""
     return asdict(choice)
@@ -357,10 +290,6 @@ def register() -> None:
     """Tell Hydra the schemas that the YAML files refer to."""
     store = ConfigStore.instance()
     store.store(name="train_schema", node=TrainConfig)
-    store.store(name="eval_schema", node=EvalConfig)
-    store.store(name="compare_schema", node=CompareConfig)
-    store.store(name="replay_schema", node=ReplayConfig)
-    store.store(name="rollout_schema", node=RolloutConfig)
     store.store(group="task", name="schema", node=TaskConfig)
     store.store(group="trainer", name="schema", node=TrainerConfig)
     for group, nodes in _CHOICES.items():

@@ -7,7 +7,8 @@ from typing import Any
 
 from drifting_policy import cli
 from drifting_policy.checkpoint import WEIGHTS, load_policy, read_config, resolve
-from drifting_policy.config import EvalConfig, TaskConfig
+from drifting_policy.commands import EvalConfig
+from drifting_policy.config import TaskConfig
 from drifting_policy.demonstrations import bundled
 from drifting_policy.evaluation import evaluate_policy, latency_curve, play, print_curve, print_scores, write_scores
 from drifting_policy.policy import DriftingPolicy

@@ -14,7 +14,8 @@ from tqdm import tqdm
 
 from drifting_policy import cli
 from drifting_policy.atomic import write_json
-from drifting_policy.config import ReplayConfig, TaskConfig
+from drifting_policy.commands import ReplayConfig
+from drifting_policy.config import TaskConfig
 from drifting_policy.demonstrations import Demonstrations, load_demonstrations
 from drifting_policy.evaluation import make_env, writing_to
 from drifting_policy.rollout.evaluate import check_actions

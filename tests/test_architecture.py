@@ -30,7 +30,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "objectives": ("types drift models samplers", "torch einops jaxtyping"),
     "training": ("types atomic normalize models policy data checkpoint objectives", "torch numpy einops jaxtyping tqdm"),
     "config": ("types", "hydra.core.config_store"),
-    "cli": ("types config", "hydra omegaconf"),
+    "commands": ("types config", "hydra.core.config_store"),
+    "cli": ("types config commands", "hydra omegaconf"),
     "versions": ("", ""),
     "atomic": ("", ""),
     "demonstrations": ("types config data", "numpy"),
@@ -47,7 +48,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "datasets": ("*", "*"),
     "": ("types chunking checkpoint", ""),  # drifting_policy/__init__.py, for the type checker alone
 }
-HYDRA_USERS = {"config", "cli", "train", "eval"}
+HYDRA_USERS = {"config", "commands", "cli", "train", "eval"}
 DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core", "omegaconf": "hydra-core", "gym_pusht": "gym-pusht"}
 VAGUE_NAMES = {"utils", "util", "helpers", "common", "misc", "tools", "base", "core", "shared", "stuff"}
 RANDOM_SOURCES = {"default_rng", "Generator", "Philox", "PCG64", "SeedSequence"}

@@ -15,6 +15,7 @@ import yaml
 from drifting_policy import config as schema
 from drifting_policy import train
 from drifting_policy.cli import compose
+from drifting_policy.commands import COMMANDS
 from drifting_policy.config import TaskConfig, TrainConfig
 from drifting_policy.demonstrations import Demonstrations
 from drifting_policy.evaluation import make_env
@@ -28,13 +29,7 @@ CONFIGS = Path(str(files("drifting_policy.configs")))
 CHOICES = sorted((p.parent.name, p.stem) for p in CONFIGS.glob("*/*.yaml") if not p.stem.endswith("_base"))
 REGISTRIES: Mapping[str, Mapping[str, Any]] = {"encoder": ENCODERS, "generator": GENERATORS, "objective": OBJECTIVES}
 GIVEN = {"self", "observations", "obs_horizon", "sample_shape", "tokens", "embed_dim", "time"}  # by the program, not the YAML
-ROOTS = {
-    "train": schema.TrainConfig,
-    "eval": schema.EvalConfig,
-    "compare": schema.CompareConfig,
-    "replay": schema.ReplayConfig,
-    "rollout": schema.RolloutConfig,
-}
+ROOTS = {"train": schema.TrainConfig, **COMMANDS}
 SMALL: Mapping[str, Any] = {"width": 16, "depth": 1, "heads": 2, "channels": [8, 16], "film_dim": 8}
 
 

@@ -16,7 +16,8 @@ from omegaconf import OmegaConf
 from drifting_policy import cli
 from drifting_policy.atomic import write_text
 from drifting_policy.checkpoint import load_policy, read_config, resolve
-from drifting_policy.config import RolloutConfig, TaskConfig
+from drifting_policy.commands import RolloutConfig
+from drifting_policy.config import TaskConfig
 from drifting_policy.data.download import array_sha256
 from drifting_policy.data.replay_buffer import concatenate, write_replay
 from drifting_policy.eval import load_task

@@ -11,7 +11,7 @@ from omegaconf import OmegaConf
 
 from drifting_policy import cli
 from drifting_policy.checkpoint import load_policy
-from drifting_policy.config import RolloutConfig
+from drifting_policy.commands import RolloutConfig
 from drifting_policy.data.download import array_sha256
 from drifting_policy.data.replay_buffer import open_replay
 from drifting_policy.datasets import push_t as recipe
