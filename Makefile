@@ -11,7 +11,7 @@ help:
 	@echo "make demo      evaluate and film the bundled policy"
 	@echo "make test      lint, type-check and test"
 	@echo "make bench     measure the performance figures again (results/benchmarks)"
-	@echo "make evidence  train and measure drift and regression on the human demonstrations again (hours)"
+	@echo "make evidence  train and measure drift and its controls on the human demonstrations again (hours)"
 	@echo "make clean     remove the environment and caches (runs/ stays)"
 
 install: $(INSTALLED)
@@ -38,8 +38,9 @@ bench: $(INSTALLED)
 	$(RUN) -m drifting_policy.report tables
 
 evidence: $(INSTALLED)
-	$(RUN) benchmarks/push_t.py
-	$(RUN) benchmarks/push_t.py --study
+	$(RUN) benchmarks/push_t.py human_mlp
+	$(RUN) benchmarks/push_t.py human_mlp_options
+	$(RUN) benchmarks/push_t.py human_unet
 	$(RUN) -m drifting_policy.report tables
 	$(RUN) -m drifting_policy.report tables --document docs/training.md
 

@@ -1,22 +1,22 @@
-"""Drift against regression on the human Push-T demonstrations: same head, data, budget and seeds.
+"""One-step drifting against its controls on the human Push-T demonstrations: same head, data, steps, batches and seeds.
 
-Every run is trained by the command that users type, and judged on the same episodes at its last checkpoints. Runs that are
-finished are kept, interrupted ones are resumed, so the script can be stopped and started again.
+Every run is trained by the command that users type, and its last checkpoints play the same episodes. Finished runs are kept,
+interrupted ones are resumed, and what a checkpoint played is kept beside it: the script can be stopped and started again.
 
-Without options it writes results/push_t/human_mlp.json: test episodes, three training seeds. With --study it compares options
-of the objectives on validation episodes, with one training seed: results/push_t/human_mlp_options.json. Defaults answer to that
-study, never to test episodes.
+`python benchmarks/push_t.py SUITE` writes results/push_t/SUITE.json:
+
+* human_mlp: drift and regression with the small head, test episodes, three training seeds;
+* human_mlp_options: options of the objectives on validation episodes, one training seed. Defaults answer to this alone;
+* human_unet: drift, regression, diffusion and flow with the U-Net of Diffusion Policy, small enough for two cores.
 """
 
 import argparse
-import dataclasses
-import hashlib
-import json
 import os
 import subprocess
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
+from dataclasses import dataclass, field, replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,75 +24,146 @@ from typing import Any
 
 import numpy as np
 import torch
+from timing import interleaved, random_walks
 
+from drifting_policy import cli
 from drifting_policy.atomic import write_json
-from drifting_policy.checkpoint import list_checkpoints, load_policy, read_config
+from drifting_policy.checkpoint import list_checkpoints, load_policy
+from drifting_policy.config import arguments
 from drifting_policy.eval import load_task
-from drifting_policy.evaluation import make_env
-from drifting_policy.rollout.evaluate import evaluate
-from drifting_policy.rollout.seeds import episode_seeds
-from drifting_policy.rollout.statistics import Interval, cluster_bootstrap_mean, latency_summary
-from drifting_policy.versions import versions
+from drifting_policy.evaluation import LABELS
+from drifting_policy.objectives import OBJECTIVES
+from drifting_policy.policy import DriftingPolicy
+from drifting_policy.rollout.statistics import cluster_bootstrap_mean
+from drifting_policy.rows import result_row
+from drifting_policy.train import build_batches, build_state
+from drifting_policy.training.trainer import Trainer
+from drifting_policy.trial import Trial, last_steps, play_trial
 
 ROOT = Path(__file__).resolve().parents[1]
-ARMS = {"drift": ["objective=drift"], "regression": ["objective=regression"]}
-STUDY = ARMS | {
-    "drift, zero noise in use": ["objective=drift", "objective.noise_scale=0"],
-    "drift, 1 sample": ["objective=drift", "objective.samples=1"],
-    "drift, 2 samples": ["objective=drift", "objective.samples=2"],
-    "drift, grouping step": ["objective=drift", "objective.grouping=step"],
-    "drift, grouping dim": ["objective=drift", "objective.grouping=dim"],
-    "drift, scale and force per condition": ["objective=drift", "objective.scale=condition", "objective.force=condition"],
-    "regression, 2.5 times the steps": ["objective=regression", "trainer.steps=30000"],
+
+
+@dataclass(frozen=True)
+class Arm:
+    """One line of the table: settings of the training, settings of the sampler, and how many checkpoints are judged.
+
+    Arms with the same `overrides` share their runs; `run` names them.
+    """
+
+    run: str
+    overrides: tuple[str, ...]
+    sampler: Mapping[str, Any] = field(default_factory=dict)
+    checkpoints: int | None = None
+
+
+def single(objective: str, *overrides: str) -> Arm:
+    """The arm of an objective with some settings, named by them."""
+    name = "_".join([objective, *(text.split(".", 1)[1].replace("=", "_") for text in overrides)])
+    return Arm(name, (f"objective={objective}", *overrides))
+
+
+@dataclass(frozen=True)
+class Suite:
+    """A table: its arms, settings of all trainings, and the episodes that judge."""
+
+    arms: Mapping[str, Arm]
+    overrides: tuple[str, ...] = ()
+    seeds: int = 3
+    split: str = "test"
+    episodes: int = 50
+    checkpoints: int = 5
+    inference_batch: int = 1
+    num_envs: int = 10
+
+
+PLAIN = {"drift": single("drift"), "regression": single("regression")}
+DIFFUSION = single("diffusion", "objective.samples=4")
+FLOW = single("flow", "objective.samples=4")
+SUITES = {
+    "human_mlp": Suite(PLAIN),
+    "human_mlp_options": Suite(
+        PLAIN
+        | {
+            "drift, zero noise in use": single("drift", "objective.noise_scale=0"),
+            "drift, 1 sample": single("drift", "objective.samples=1"),
+            "drift, 2 samples": single("drift", "objective.samples=2"),
+            "drift, grouping step": single("drift", "objective.grouping=step"),
+            "drift, grouping dim": single("drift", "objective.grouping=dim"),
+            "drift, scale and force per condition": single("drift", "objective.scale=condition", "objective.force=condition"),
+            "regression, 2.5 times the steps": single("regression", "trainer.steps=30000"),
+        },
+        seeds=1,
+        split="validation",
+        episodes=100,
+    ),
+    # Diffusion and flow draw as many noises per demonstration as drift draws samples: equal observations and equal network
+    # evaluations in every step of the training.
+    "human_unet": Suite(
+        PLAIN
+        | {
+            "diffusion, DDPM 100": DIFFUSION,
+            "diffusion, DDIM 10": replace(DIFFUSION, sampler={"scheduler": "ddim", "steps": 10}),
+            "flow, 10 steps": replace(FLOW, sampler={"steps": 10}),
+            "flow, 1 step": replace(FLOW, sampler={"steps": 1}),
+        },
+        overrides=(
+            "generator=unet",
+            "generator.channels=[32,64]",
+            "generator.film_dim=128",
+            "trainer.batch_size=64",
+            "trainer.checkpoint_every=500",
+            "trainer.validate_every=3000",
+            "trainer.validation_chunks=64",
+            "trainer.validation_samples=4",
+            "trainer.eval_episodes=2",
+        ),
+        checkpoints=10,
+        inference_batch=50,
+        num_envs=50,
+    ),
 }
-METRICS = {"max_score": "max score", "final_score": "final score", "success": "success"}
 
 
 def main() -> None:
-    """Train what is not trained yet, evaluate, and write the rows."""
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--runs", type=Path, default=Path("runs/benchmark_push_t"), help="where the runs are kept")
-    parser.add_argument("--study", action="store_true", help="compare options on validation episodes, one training seed")
-    parser.add_argument("--checkpoints", type=int, default=5, help="last checkpoints of each run that are judged")
+    """Train what is not trained yet, evaluate, time, and write the rows."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("suite", choices=list(SUITES))
+    parser.add_argument("--runs", type=Path, help="where the runs are kept; default: runs/benchmark_SUITE")
+    parser.add_argument("--seeds", type=int, help="training seeds")
+    parser.add_argument("--checkpoints", type=int, help="last checkpoints of each run that are judged")
+    parser.add_argument("--episodes", type=int, help="episodes that judge")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, one thread each")
-    parser.add_argument("--out", type=Path, help="default: results/push_t/human_mlp[_options].json")
+    parser.add_argument("--out", type=Path, help="default: results/push_t/SUITE.json")
     parser.add_argument(
         "overrides", nargs="*", help="settings of drifting_policy.train for all runs, such as trainer.steps=100"
     )
-    options = parser.parse_args()
-    arms, seeds = (STUDY, range(1)) if options.study else (ARMS, range(3))
-    split, count = ("validation", 100) if options.study else ("test", 50)
-    out = options.out or ROOT / f"results/push_t/human_mlp{'_options' if options.study else ''}.json"
-    runs = {
-        (name, seed): options.runs / f"{name.replace(',', '').replace(' ', '_')}_seed{seed}" for name in arms for seed in seeds
-    }
+    given = parser.parse_intermixed_args()
+    changes = {name: getattr(given, name) for name in ("seeds", "checkpoints", "episodes") if getattr(given, name)}
+    suite = replace(SUITES[given.suite], **changes)
+    suite = replace(suite, overrides=(*suite.overrides, *given.overrides))
+    home, out = given.runs or Path(f"runs/benchmark_{given.suite}"), given.out or ROOT / f"results/push_t/{given.suite}.json"
 
-    with ThreadPoolExecutor(options.jobs) as threads:
-        for job in [threads.submit(train, [*arms[name], *options.overrides], seed, runs[name, seed]) for name, seed in runs]:
+    runs = {(arm.run, seed): arm for arm in suite.arms.values() for seed in range(suite.seeds)}
+    with ThreadPoolExecutor(given.jobs) as threads:
+        jobs = [
+            threads.submit(train, [*arm.overrides, *suite.overrides], n, folder(home, arm, n)) for (_, n), arm in runs.items()
+        ]
+        for job in jobs:
             job.result()
-    judge = partial(score, split=split, episodes=count, checkpoints=options.checkpoints)
-    with ProcessPoolExecutor(options.jobs, mp_context=get_context("spawn")) as processes:
-        scores = dict(zip(runs, processes.map(judge, runs.values()), strict=True))
-    by_name = {name: [scores[name, seed] for seed in seeds] for name in arms}
-    rows = [row for name, runs_of in by_name.items() for row in rows_of(name, runs_of)]
-    rows += [difference(metric, by_name) for metric in METRICS]
+    cases = [(arm, folder(home, arm, seed)) for arm in suite.arms.values() for seed in range(suite.seeds)]
+    with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as processes:
+        played = list(processes.map(partial(judge, suite=suite), *zip(*cases, strict=True)))
+    trials = {name: played[i * suite.seeds : (i + 1) * suite.seeds] for i, name in enumerate(suite.arms)}
+    rows = make_rows(trials, timings(suite, home))
     out.parent.mkdir(parents=True, exist_ok=True)
     write_json(out, rows)
     for row in rows:
         print(f"{row['objective']:<40} {row['metric']:<12} {row['value']:+.3f} [{row['low']:+.3f}, {row['high']:+.3f}]")
 
 
-@dataclasses.dataclass(frozen=True)
-class Scores:
-    """One run on the episodes of a split: each metric as "checkpoints episodes", and where it comes from."""
-
-    tables: dict[str, np.ndarray]
-    split: str
-    seeds: list[int]
-    latency: dict[str, float]
-    config: dict[str, Any]
-    nfe: int
-    train_seconds: float
+def folder(home: Path, arm: Arm, seed: int) -> Path:
+    """Where a run of an arm is kept."""
+    return home / f"{arm.run}_seed{seed}"
 
 
 def train(overrides: Sequence[str], seed: int, run_dir: Path) -> None:
@@ -108,68 +179,80 @@ def train(overrides: Sequence[str], seed: int, run_dir: Path) -> None:
             sys.exit(f"{run_dir} could not be trained; see {log.name}.")
 
 
-def score(run_dir: Path, *, split: str, episodes: int, checkpoints: int) -> Scores:
-    """The last checkpoints of a run on the first episodes of a split."""
-    paths = list_checkpoints(run_dir)[-checkpoints:]
-    if len(paths) < checkpoints:
-        sys.exit(f"{run_dir} has {len(paths)} checkpoints, not {checkpoints}.")
+def judge(arm: Arm, run_dir: Path, *, suite: Suite) -> Trial:
+    """The last checkpoints of a run on the first episodes of the split."""
     torch.set_num_threads(1)
-    config = read_config(paths[-1])
-    task, seeds = load_task(config["task"]), episode_seeds(split, episodes)
-    policies = [load_policy(path) for path in paths]
-    results = [evaluate(policy, lambda: make_env(task), seeds, num_envs=10, max_steps=task.max_steps) for policy in policies]
-    tables = {name: np.array([[getattr(e, name) for e in result.episodes] for result in results], float) for name in METRICS}
-    latency = latency_summary([seconds for result in results for seconds in result.plan_seconds])
-    seconds = json.loads((run_dir / "report.json").read_text())["train_seconds"]
-    return Scores(
-        tables, split, seeds, {"p50": latency.p50_ms, "p99": latency.p99_ms}, config, policies[-1].evaluations, seconds
-    )
+    steps = last_steps(run_dir, arm.checkpoints or suite.checkpoints)
+    options: dict[str, Any] = {name: getattr(suite, name) for name in ("split", "episodes", "num_envs", "inference_batch")}
+    return play_trial(run_dir, load_task("push_t"), steps=steps, sampler=arm.sampler, **options)
 
 
-def rows_of(name: str, runs: list[Scores]) -> list[dict[str, Any]]:
-    """One row for each metric of an objective."""
-    return [
-        describe(name, metric, cluster_bootstrap_mean([run.tables[metric] for run in runs]), runs)
-        | {"per_training_seed": [round(float(run.tables[metric].mean()), 4) for run in runs]}
-        for metric in METRICS
-    ]
-
-
-def difference(metric: str, runs: dict[str, list[Scores]]) -> dict[str, Any]:
-    """Drift minus regression, paired by training seed (the same batches) and test episode."""
-    pairs = zip(runs["drift"], runs["regression"], strict=True)
-    tables = [drift.tables[metric].mean(0) - regression.tables[metric].mean(0) for drift, regression in pairs]
-    return describe("drift - regression", metric, cluster_bootstrap_mean(tables), runs["drift"])
-
-
-def describe(name: str, metric: str, interval: Interval, runs: list[Scores]) -> dict[str, Any]:
-    """A result row: who, what, the interval, n, and what decided the number."""
-    config = runs[0].config
-    recipe = {key: config[key] for key in ("objective", "generator", "trainer", "data")}
-    checkpoints, episodes = runs[0].tables[metric].shape
+def timings(suite: Suite, home: Path) -> dict[str, dict[str, Any]]:
+    """For each arm the planning time for one observation, and the time of a training step; all arms take turns in one run."""
+    torch.set_num_threads(1)
+    plans, steps = {}, {}
+    for name, arm in suite.arms.items():
+        policy = load_policy(list_checkpoints(folder(home, arm, 0))[-1])
+        policy.resample(**arm.sampler)
+        plans[name] = partial(policy.act, *one_observation(policy))
+        steps[name] = one_step([*arm.overrides, *suite.overrides])
+    planned = interleaved(plans, repetitions=100, warmup=5)
+    stepped = interleaved(steps, repetitions=20, warmup=3)
+    reference = np.median(stepped["regression"])
     return {
-        "task": config["task"],
-        "data": config["data"],
-        "objective": name,
-        "head": config["generator"]["name"],
-        "nfe": runs[0].nfe,
-        "metric": metric,
-        "value": round(interval.value, 4),
-        "low": round(interval.low, 4),
-        "high": round(interval.high, 4),
-        "confidence": interval.confidence,
-        "method": interval.method,
-        "split": runs[0].split,
-        "n_episodes": episodes,
-        "n_checkpoints": checkpoints,
-        "n_training_seeds": len(runs),
-        "seeds_hash": hashlib.sha256(json.dumps(runs[0].seeds).encode()).hexdigest()[:16],
-        "config": recipe,
-        "config_hash": hashlib.sha256(json.dumps(recipe, sort_keys=True).encode()).hexdigest()[:16],
-        "latency_ms": {key: round(float(np.median([run.latency[key] for run in runs])), 3) for key in ("p50", "p99")},
-        "train_seconds": round(float(np.mean([run.train_seconds for run in runs]))),
-        "versions": versions(),
+        name: {
+            "latency_ms": {"p50": float(np.percentile(planned[name], 50)), "p99": float(np.percentile(planned[name], 99))},
+            "train_step_ms": round(float(np.median(stepped[name])), 2),
+            "train_step_ratio": round(float(np.median(stepped[name]) / reference), 2),
+        }
+        for name in suite.arms
     }
+
+
+def one_observation(policy: DriftingPolicy) -> tuple[dict[str, np.ndarray]]:
+    """Arguments for `act`: the middle of every range, one row."""
+    spec = policy.spec
+    zeros = {key: torch.zeros((1, spec.obs_horizon, *array.shape)) for key, array in spec.observations.items()}
+    return ({key: policy.normalizer.unnormalize(key, value).numpy() for key, value in zeros.items()},)
+
+
+def one_step(overrides: Sequence[str]) -> Any:
+    """A call that makes one more training step of a fresh run."""
+    config = cli.compose("train", ["task=push_t", *overrides])
+    demonstrations = random_walks(config.task, episodes=40)
+    objective = OBJECTIVES[config.objective.name](**arguments(config.objective))
+    state = build_state(config, demonstrations, objective, torch.device("cpu"))
+    batches, _ = build_batches(config, demonstrations, torch.device("cpu"))
+    loop = Trainer(
+        state,
+        objective,
+        batches,
+        seed=0,
+        schedule=lambda step: 1.0,
+        learning_rate=config.trainer.learning_rate,
+        clip_norm=config.trainer.clip_norm,
+        bf16=False,
+        observation_noise=0.0,
+        hooks=[],
+    )
+    return lambda: loop.run(until=state.step + 1)
+
+
+def make_rows(trials: Mapping[str, list[Trial]], timing: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """A row for each arm and metric, then drift minus each other arm, paired by training seed (equal batches) and episode."""
+    rows = []
+    for name, runs in trials.items():
+        for metric in LABELS:
+            interval = cluster_bootstrap_mean([run.tables[metric] for run in runs])
+            means = [round(float(run.tables[metric].mean()), 4) for run in runs]
+            rows.append(result_row(name, metric, interval, runs, per_training_seed=means, **timing[name]))
+    for name in [name for name in trials if name != "drift" and not name.startswith("drift,")]:
+        for metric in LABELS:
+            pairs = zip(trials["drift"], trials[name], strict=True)
+            tables = [ours.tables[metric].mean(0) - theirs.tables[metric].mean(0) for ours, theirs in pairs]
+            interval = cluster_bootstrap_mean(tables)
+            rows.append(result_row(f"drift - {name}", metric, interval, trials["drift"], latency_ms=None))
+    return rows
 
 
 if __name__ == "__main__":

@@ -8,6 +8,8 @@ from hydra.core.config_store import ConfigStore
 from drifting_policy.config import SamplerConfig, TaskConfig
 from drifting_policy.types import ConfigError
 
+METRICS = ("max_score", "final_score", "success")
+
 
 @dataclass
 class EvalConfig:
@@ -52,6 +54,32 @@ class CompareConfig:
 
 
 @dataclass
+class ProtocolConfig:
+    """Everything that `python -m drifting_policy.protocol` accepts."""
+
+    runs: list[str] = field(default_factory=list)
+    task: TaskConfig | None = None
+    checkpoints: int = 10
+    episodes: int = 50
+    split: str = "test"
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    select: int = 3
+    select_by: str = "max_score"
+    select_episodes: int = 50
+    num_envs: int = 10
+    inference_batch: int = 1
+    threads: int = 1
+    out: str = "runs/protocol"
+
+    def __post_init__(self) -> None:
+        for name in ("checkpoints", "episodes", "select_episodes", "num_envs", "inference_batch"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if self.select_by not in METRICS:
+            raise ConfigError(f"select_by must be one of {METRICS}; got '{self.select_by}'.")
+
+
+@dataclass
 class ReplayConfig:
     """Everything that `python -m drifting_policy.replay` accepts."""
 
@@ -76,7 +104,13 @@ class RolloutConfig:
     out: str = "push_t.zarr.zip"
 
 
-COMMANDS: dict[str, type] = {"eval": EvalConfig, "compare": CompareConfig, "replay": ReplayConfig, "rollout": RolloutConfig}
+COMMANDS: dict[str, type] = {
+    "eval": EvalConfig,
+    "compare": CompareConfig,
+    "protocol": ProtocolConfig,
+    "replay": ReplayConfig,
+    "rollout": RolloutConfig,
+}
 
 
 def register() -> None:

@@ -61,14 +61,25 @@ def shard_key(task: TaskConfig, *, checkpoint: str, **settings: Any) -> dict[str
 
 def write_shard(shard: Shard, result: EvalResult, key: Mapping[str, Any], *, out: Path) -> Path:
     """The file with the episodes of one part, under what they depend on."""
-    values = {
-        "key": dict(key),
-        "episodes": [dataclasses.asdict(episode) for episode in result.episodes],
-        "plan_seconds": list(result.plan_seconds),
-    }
     with writing_to(out):
-        write_json(shard.file(out), values)
+        write_json(shard.file(out), pack(result, key))
     return shard.file(out)
+
+
+def pack(result: EvalResult, key: Mapping[str, Any]) -> dict[str, Any]:
+    """Episodes and planning times under what they depend on, ready for JSON."""
+    episodes = [dataclasses.asdict(episode) for episode in result.episodes]
+    return {"key": dict(key), "episodes": episodes, "plan_seconds": list(result.plan_seconds)}
+
+
+def unpack(file: Path) -> tuple[dict[str, Any], EvalResult] | None:
+    """What `pack` put together, from a file; None where it is missing or damaged."""
+    try:
+        values = json.loads(file.read_text())
+        episodes = tuple(Episode(**row) for row in values["episodes"])
+        return dict(values["key"]), EvalResult(episodes, tuple(map(float, values["plan_seconds"])), {}, {})
+    except (OSError, ValueError, TypeError, KeyError):
+        return None
 
 
 def merge_shards(count: int, seeds: Sequence[int], key: Mapping[str, Any], *, out: Path) -> EvalResult:
@@ -92,16 +103,14 @@ def merge_shards(count: int, seeds: Sequence[int], key: Mapping[str, Any], *, ou
 
 def _read(shard: Shard, seeds: Sequence[int], key: Mapping[str, Any], *, out: Path) -> EvalResult | None:
     """One part; None where it is missing or damaged."""
-    try:
-        values = json.loads(shard.file(out).read_text())
-        episodes = tuple(Episode(**row) for row in values["episodes"])
-        found, seconds = dict(values["key"]), tuple(map(float, values["plan_seconds"]))
-    except (OSError, ValueError, TypeError, KeyError):
+    part = unpack(shard.file(out))
+    if part is None:
         return None
+    found, result = part
     for name in sorted({*found, *key}):
         if found.get(name) != key.get(name):
             raise ConfigError(
                 f"{shard.file(out)} was played with {name} {found.get(name)}, not {key.get(name)}; "
                 f"play it again with shard={shard.index}/{shard.count}, or choose another out=DIR."
             )
-    return EvalResult(episodes, seconds, {}, {}) if [e.seed for e in episodes] == sorted(shard.of(seeds)) else None
+    return result if [episode.seed for episode in result.episodes] == sorted(shard.of(seeds)) else None
