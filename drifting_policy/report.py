@@ -17,6 +17,7 @@ from drifting_policy.types import ConfigError, UserError
 
 TABLE = re.compile(r"(<!-- table (\S+)((?: \w+)*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 Rows = Sequence[Mapping[str, Any]]
+COSTS = ["evaluations per plan", "plan, ms (p50 / p99)", "training step, relative"]
 
 
 def main(arguments: Sequence[str]) -> int:
@@ -65,8 +66,12 @@ def plain_table(rows: Rows, columns: Sequence[str]) -> str:
 
 
 def score_table(rows: Rows) -> str:
-    """One line per objective, one column per metric with its interval; below it how many of what were measured."""
+    """One line per objective, one column per metric with its interval; below it how many of what were measured.
+
+    Where the objectives cost differently, further columns tell what a plan and a step of the training cost.
+    """
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
+    costs = len({row["nfe"] for row in rows}) > 1
     lines = []
     for name in dict.fromkeys(row["objective"] for row in rows):
         of_name = {row["metric"]: row for row in rows if row["objective"] == name}
@@ -75,8 +80,17 @@ def score_table(rows: Rows) -> str:
             f"{r['value']:{signed}.3f} [{r['low']:{signed}.3f}, {r['high']:{signed}.3f}]"
             for r in (of_name[metric] for metric in metrics)
         ]
-        lines.append([name, *cells])
-    return _markdown(["", *(metric.replace("_", " ") for metric in metrics)], lines) + f"\n\n{_note(rows)}"
+        lines.append([name, *cells, *(_costs(of_name[metrics[0]]) if costs else [])])
+    header = ["", *(metric.replace("_", " ") for metric in metrics), *(COSTS if costs else [])]
+    return _markdown(header, lines) + f"\n\n{_note(rows)}"
+
+
+def _costs(row: Mapping[str, Any]) -> list[str]:
+    """The cells under `COSTS`; a difference between two objectives has none."""
+    if row["latency_ms"] is None:
+        return ["", "", ""]
+    latency = row["latency_ms"]
+    return [str(row["nfe"]), f"{latency['p50']:.1f} / {latency['p99']:.1f}", f"{row['train_step_ratio']:.1f}"]
 
 
 def _note(rows: Rows) -> str:

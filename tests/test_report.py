@@ -58,6 +58,22 @@ def test_scores_stand_side_by_side(tmp_path: Path) -> None:
         word in lines[7] for word in ("3 training seeds", "last 5 checkpoints", "50 test episodes", "torch 2.13.0", "95 %")
     )
     assert "head mlp, 1 network evaluation per plan;" in lines[7]
+
+
+def test_costs_are_told_where_they_differ(tmp_path: Path) -> None:
+    costs = {"drift": (1, 2.04, 3.5), "flow": (10, 20.06, 3.46)}
+    rows: list[dict[str, Any]] = []
+    for name, (nfe, p50, ratio) in costs.items():
+        about = {"nfe": nfe, "latency_ms": {"p50": p50, "p99": 2 * p50}, "train_step_ratio": ratio}
+        rows += [row(name, metric, 0.5) | about for metric in ("max_score", "success")]
+    rows += [row("drift - flow", metric, 0.1) | {"latency_ms": None} for metric in ("max_score", "success")]
+    document = written(tmp_path, rows)
+    assert main(["tables", "--document", str(document)]) == 0
+    lines = document.read_text().splitlines()
+    assert lines[2].endswith("| success | evaluations per plan | plan, ms (p50 / p99) | training step, relative |")
+    assert lines[4].endswith("| 1 | 2.0 / 4.1 | 3.5 |")
+    assert lines[5].endswith("| 10 | 20.1 / 40.1 | 3.5 |")
+    assert lines[6].endswith("|  |  |  |")
     assert (lines[0], lines[-1]) == ("before", "after")
 
 
@@ -117,7 +133,8 @@ def test_the_documents_of_this_project_agree_with_its_results(name: str) -> None
 
 
 def test_baselines_may_need_more_evaluations(tmp_path: Path) -> None:
-    rows = [row("drift", "success", 0.5), row("flow", "success", 0.5) | {"nfe": 10}]
+    costs = {"latency_ms": {"p50": 1.0, "p99": 2.0}, "train_step_ratio": 1.0}
+    rows = [row("drift", "success", 0.5) | costs, row("flow", "success", 0.5) | costs | {"nfe": 10}]
     document = written(tmp_path, rows)
     assert main(["tables", "--document", str(document)]) == 0
     assert "head mlp, 1 or 10 network evaluations per plan;" in document.read_text()
