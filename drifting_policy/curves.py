@@ -1,7 +1,7 @@
 """The training curves of a run as one picture."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from drifting_policy.types import ConfigError
@@ -32,8 +32,7 @@ def draw_curves(run_dir: Path) -> Path:
     for axes, (title, logarithmic, wanted) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
         axes.set(title=title, xlabel="step", yscale="log" if logarithmic else "linear")
         axes.grid(alpha=0.3)
-        beginnings = tuple(name for name in wanted if name.endswith("_"))
-        shown = [name for name in sorted(curves) if name in wanted or name.startswith(beginnings)]
+        shown = shown_names(curves, wanted)
         for name in shown:
             steps, values = curves[name]
             axes.plot(steps, values, label=name.replace("_", " "), marker="." if len(steps) < 30 else "")
@@ -47,6 +46,12 @@ def draw_curves(run_dir: Path) -> Path:
     finally:
         draft.unlink(missing_ok=True)
     return run_dir / "curves.png"
+
+
+def shown_names(names: Iterable[str], wanted: Sequence[str]) -> list[str]:
+    """Those of `names`, sorted, that a panel wants."""
+    beginnings = tuple(name for name in wanted if name.endswith("_"))
+    return [name for name in sorted(names) if name in wanted or name.startswith(beginnings)]
 
 
 def read_curves(metrics: Path) -> Mapping[str, tuple[list[int], list[float]]]:

@@ -7,6 +7,7 @@ from typing import Any
 from drifting_policy.training.logging import Log
 
 Figures = Mapping[str, Any]
+Check = Callable[[Figures, Sequence[Figures]], str | None]
 
 FIRST_JUDGED = 500  # steps that any run may take before it is judged, longer with a longer warm-up
 COLLAPSED = 0.1  # of the deviation of similar demonstrations, and of the samples' own error
@@ -34,22 +35,20 @@ class Watch:
 
 
 def find_alarms(validations: Sequence[Figures], *, first: int, stochastic: bool) -> dict[str, str]:
-    """Names and sentences of what is wrong at the last validation and was at the one before, both at step `first` or later."""
+    """Name and sentence of what is wrong at the last validation and was at the one before, both at step `first` or later."""
     if len(validations) < 2 or validations[-2]["step"] < first:
         return {}
-    checks: dict[str, Callable[[Figures, float], str | None]] = {"diverged": diverged}
+    checks: dict[str, Check] = {"diverged": diverged}
     if stochastic:
         checks["collapsed"] = collapsed
-    found = {}
     for name, check in checks.items():
-        lowest = [min((_number(past, "val_action_error") for past in validations[:end]), default=math.inf) for end in (-2, -1)]
-        before, now = (check(validations[end], low) for end, low in zip((-2, -1), lowest, strict=True))
+        before, now = (check(validations[end], validations[:end]) for end in (-2, -1))
         if before and now:
-            found[name] = f"At step {validations[-1]['step']} the policy has {name}: {now}"
-    return found
+            return {name: f"At step {validations[-1]['step']} the policy has {name}: {now}"}
+    return {}
 
 
-def collapsed(figures: Figures, lowest: float) -> str | None:
+def collapsed(figures: Figures, past: Sequence[Figures]) -> str | None:
     """What is seen and to be tried where samples hardly differ although demonstrations do and the samples are wrong.
 
     Both must hold: where demonstrations follow from the observation, samples ought to agree, and err little.
@@ -64,10 +63,13 @@ def collapsed(figures: Figures, lowest: float) -> str | None:
     )
 
 
-def diverged(figures: Figures, lowest: float) -> str | None:
+def diverged(figures: Figures, past: Sequence[Figures]) -> str | None:
     """What is seen and to be tried where samples lie far outside the data, or farther from it than they did."""
     error, mean, wide = (_number(figures, key) for key in ("val_action_error", "data_mean_error", "val_spread_to_data"))
-    if error > TOO_FAR * mean:
+    lowest = min((value for value in (_number(row, "val_action_error") for row in past) if value >= 0), default=math.inf)
+    if not math.isfinite(error):
+        seen = "its error on held-out episodes is not finite"
+    elif error > TOO_FAR * mean:
         seen = f"its error on held-out episodes, {error:.3g}, is {error / mean:.1f} times that of the mean demonstrated chunk"
     elif error > RELAPSED * lowest:
         seen = f"its error on held-out episodes, {error:.3g}, is {error / lowest:.1f} times the lowest so far"
