@@ -10,7 +10,7 @@ from drifting_policy.types import ConfigError
 PANELS: Sequence[tuple[str, bool, Sequence[str]]] = (
     ("in use, on held-out episodes (raw action units)", False, ("val_action_error", "val_spread")),
     ("distance to the nearest (raw action units)", False, ("val_nearest_", "data_nearest_")),
-    ("spread and coverage, as ratios", True, ("val_spread_to_", "val_coverage")),
+    ("spread and coverage, as ratios", False, ("val_spread_to_", "val_coverage")),
     ("training samples (network units)", True, ("sample_error", "sibling_spread")),
     ("length of the field before normalisation", True, ("drift_rms_",)),
     ("loss", False, ("loss",)),
