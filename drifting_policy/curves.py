@@ -1,14 +1,16 @@
 """The training curves of a run as one picture."""
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 
 from drifting_policy.types import ConfigError
 
-# Title, whether the axis is logarithmic, and the metrics that are drawn if the run has them.
+# Title, whether the axis is logarithmic, and the metrics that are drawn if the run has them; "name_" is all that begin so.
 PANELS: Sequence[tuple[str, bool, Sequence[str]]] = (
-    ("held-out episodes (raw action units)", False, ("val_action_error", "val_spread")),
+    ("in use, on held-out episodes (raw action units)", False, ("val_action_error", "val_spread")),
+    ("distance to the nearest (raw action units)", False, ("val_nearest_", "data_nearest_")),
+    ("spread and coverage, as ratios", False, ("val_spread_to_", "val_coverage")),
     ("training samples (network units)", True, ("sample_error", "sibling_spread")),
     ("length of the field before normalisation", True, ("drift_rms_",)),
     ("loss", False, ("loss",)),
@@ -26,11 +28,11 @@ def draw_curves(run_dir: Path) -> Path:
     except ImportError as error:
         raise ConfigError("Drawing curves needs Matplotlib: pip install 'drifting-policy[plot]'.") from error
     curves = read_curves(run_dir / "metrics.jsonl")
-    figure = Figure(figsize=(12, 7), layout="constrained")
-    for axes, (title, logarithmic, prefixes) in zip(figure.subplots(2, 2).flat, PANELS, strict=True):
+    figure = Figure(figsize=(16, 7), layout="constrained")
+    for axes, (title, logarithmic, wanted) in zip(figure.subplots(2, 3).flat, PANELS, strict=True):
         axes.set(title=title, xlabel="step", yscale="log" if logarithmic else "linear")
         axes.grid(alpha=0.3)
-        shown = [name for name in sorted(curves) if name.startswith(tuple(prefixes))]
+        shown = shown_names(curves, wanted)
         for name in shown:
             steps, values = curves[name]
             axes.plot(steps, values, label=name.replace("_", " "), marker="." if len(steps) < 30 else "")
@@ -46,13 +48,19 @@ def draw_curves(run_dir: Path) -> Path:
     return run_dir / "curves.png"
 
 
+def shown_names(names: Iterable[str], wanted: Sequence[str]) -> list[str]:
+    """Those of `names`, sorted, that a panel wants."""
+    beginnings = tuple(name for name in wanted if name.endswith("_"))
+    return [name for name in sorted(names) if name in wanted or name.startswith(beginnings)]
+
+
 def read_curves(metrics: Path) -> Mapping[str, tuple[list[int], list[float]]]:
-    """Steps and values of every metric in a `metrics.jsonl`; values that were not numbers are left out."""
+    """Steps and values of every metric in a `metrics.jsonl`; values that were not numbers, and alarms, are left out."""
     curves: dict[str, tuple[list[int], list[float]]] = {}
     for line in metrics.read_text().splitlines():
         row = json.loads(line)
         for name, value in row.items():
-            if name != "step" and value is not None:
+            if name != "step" and isinstance(value, int | float):
                 steps, values = curves.setdefault(name, ([], []))
                 steps.append(row["step"])
                 values.append(value)

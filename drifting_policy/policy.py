@@ -103,7 +103,11 @@ class DriftingPolicy(nn.Module):
 
     def forward(self, obs: Mapping[str, Tensor], noise: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """Action chunks in raw units for raw observations "b to ..."."""
-        chunk = self.sampler(self.generator, self.encode(obs), noise[:, None] * self.noise_scale)[:, 0]
+        return self.draw(obs, noise * self.noise_scale)
+
+    def draw(self, obs: Mapping[str, Tensor], noise: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """The same for noise that has its scale already; `forward` gives it that of use, a diagnosis that of training."""
+        chunk = self.sampler(self.generator, self.encode(obs), noise[:, None])[:, 0]
         if self.clip is not None:
             chunk = chunk.clamp(-self.clip, self.clip)
         return self.normalizer.unnormalize("action", chunk)

@@ -23,9 +23,10 @@ from drifting_policy.models import Ema
 from drifting_policy.normalize import Normalizer
 from drifting_policy.objectives import OBJECTIVES, Objective
 from drifting_policy.policy import DriftingPolicy
+from drifting_policy.training.alarms import Watch
 from drifting_policy.training.batches import Batches, mix
 from drifting_policy.training.hooks import CheckpointHook, LogHook, ValidationHook
-from drifting_policy.training.logging import Log
+from drifting_policy.training.logging import Log, read_alarms
 from drifting_policy.training.optim import learning_rate_factor, make_optimizer
 from drifting_policy.training.trainer import Hook, NonFiniteLoss, Trainer, TrainState, trainable
 from drifting_policy.types import CheckpointError, ConfigError
@@ -73,8 +74,7 @@ def fit(
     )
     hooks: list[Hook] = [LogHook(log, every=trainer.log_every)]
     if validation is not None:
-        limits = {"samples": trainer.validation_samples, "max_chunks": trainer.validation_chunks}
-        hooks.append(ValidationHook(log, validation, every=trainer.validate_every, seed=config.seed, **limits))
+        hooks.append(build_validation(config, log, objective, training, validation, state.policy.normalizer))
     loop = Trainer(
         state,
         objective,
@@ -157,6 +157,25 @@ def build_batches(config: TrainConfig, demonstrations: Demonstrations, device: t
     return batches(kept, trainer.batch_size), batches(held_out, 1) if len(held_out) else None
 
 
+def build_validation(
+    config: TrainConfig, log: Log, objective: Objective, training: Batches, validation: Batches, normalizer: Normalizer
+) -> ValidationHook:
+    """The hook that judges the run on `validation`, beside what `training` shows, and warns through `log`."""
+    trainer, noise = config.trainer, objective.training_noise
+    return ValidationHook(
+        log,
+        validation,
+        training=training,
+        normalizer=normalizer,
+        watch=Watch(log, warmup_steps=trainer.warmup_steps, stochastic=noise > 0),
+        training_noise=noise,
+        every=trainer.validate_every,
+        samples=trainer.validation_samples,
+        max_chunks=trainer.validation_chunks,
+        seed=config.seed,
+    )
+
+
 def conclude(config: TrainConfig, run_dir: Path) -> None:
     """Draw the curves, evaluate the newest checkpoint on held-out episodes, and write report.json."""
     from drifting_policy.evaluation import evaluate_policy, print_scores
@@ -181,8 +200,11 @@ def conclude(config: TrainConfig, run_dir: Path) -> None:
         },
     )
     report = _metadata(config) | {key: scores[key] for key in ("split", "n_episodes", "metrics", "step", "nfe")}
-    report |= {"train_seconds": round(training_seconds(run_dir / "metrics.jsonl"), 1)}
+    alarms = read_alarms(run_dir / "metrics.jsonl")
+    report |= {"train_seconds": round(training_seconds(run_dir / "metrics.jsonl"), 1), "alarms": alarms}
     print_scores(scores, out)
+    for alarm in alarms:
+        print(f"  warning      {alarm['message']}")
     try:
         write_json(run_dir / "report.json", report)
         print(f"  curves       {draw_curves(run_dir)}")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from drifting_policy.curves import draw_curves, read_curves, training_seconds
+from drifting_policy.curves import PANELS, draw_curves, read_curves, shown_names, training_seconds
 from drifting_policy.types import ConfigError
 
 
@@ -18,6 +18,8 @@ def run_with(folder: Path, rows: list[dict[str, float | None]]) -> Path:
 
 def test_every_number_is_read_once(tmp_path: Path) -> None:
     run_with(tmp_path, [{"step": 5, "loss": 2.0}, {"step": 10, "loss": None, "val_spread": 1.0}, {"step": 10, "loss": 3.0}])
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write('{"step": 10, "alarm": "collapsed", "message": "At step 10 ..."}\n')
     assert read_curves(tmp_path / "metrics.jsonl") == {"loss": ([5, 10], [2.0, 3.0]), "val_spread": ([10], [1.0])}
 
 
@@ -32,6 +34,11 @@ def test_the_picture_changes_with_the_numbers(tmp_path: Path) -> None:
     assert pictures[0].shape == pictures[1].shape
     assert (pictures[0] != pictures[1]).any()
     assert sorted(path.name for path in tmp_path.iterdir()) == ["curves.png", "metrics.jsonl"]
+
+
+@pytest.mark.parametrize("name", ["val_spread", "val_spread_to_data", "val_nearest_sample", "data_nearest_demonstration"])
+def test_each_figure_stands_in_one_panel(name: str) -> None:
+    assert len([title for title, _, wanted in PANELS if shown_names([name, "data_mean_error"], wanted) == [name]]) == 1
 
 
 def test_a_missing_package_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

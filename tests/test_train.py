@@ -1,6 +1,7 @@
 """A training can be stopped in any way and goes on as if nothing had happened; two runs never mix."""
 
 import json
+import math
 import os
 import signal
 import subprocess
@@ -19,6 +20,7 @@ from drifting_policy import train
 from drifting_policy.checkpoint import list_checkpoints, load_state, read_config
 from drifting_policy.cli import compose
 from drifting_policy.data.replay_buffer import write_replay
+from drifting_policy.objectives import OBJECTIVES
 
 Program = Callable[..., Any]
 TINY = ("trainer=debug", "generator.width=32", "generator.depth=1", "threads=1", "trainer.rehearse_resume=false")
@@ -71,9 +73,36 @@ def test_training_in_two_goes_equals_one(push_t_data: str, tmp_path: Path, optio
 
 def test_how_often_it_reports_does_not_change_what_it_learns(push_t_data: str, tmp_path: Path) -> None:
     often = ("trainer.log_every=1", "trainer.validate_every=2", "trainer.checkpoint_every=3", "trainer.keep_checkpoints=1")
+    often += ("trainer.validation_samples=3", "trainer.validation_chunks=5")
     ends = [finish(tmp_path / "a", push_t_data), finish(tmp_path / "b", push_t_data, *often)]
     assert equal(*(load_state(list_checkpoints(run_dir)[-1]) for run_dir in ends))
     assert equal(*(load_file(list_checkpoints(run_dir)[-1] / "model.safetensors") for run_dir in ends))
+
+
+@pytest.mark.parametrize("objective", OBJECTIVES)
+def test_every_objective_is_held_against_the_data(push_t_data: str, tmp_path: Path, objective: str) -> None:
+    run_dir = finish(
+        tmp_path, push_t_data, f"objective={objective}", "trainer.validate_every=20", "trainer.validation_chunks=4"
+    )
+    (figures,) = [line for line in metrics(run_dir) if "val_action_error" in line]
+    shares = {"val_spread_to_data", "val_spread_to_error", "val_coverage"}
+    lengths = {"val_nearest_demonstration", "val_nearest_sample", "data_nearest_demonstration", "data_mean_error"}
+    assert set(figures) == {"step", "val_action_error", "val_spread", *shares, *lengths}
+    assert all(math.isfinite(value) and value >= 0 for value in figures.values())
+    assert (figures["val_spread_to_data"] < 1e-6) == (objective == "regression")
+
+
+def test_an_alarm_stands_beside_the_scores(program: Program, push_t_data: str, tmp_path: Path) -> None:
+    typed = [*TINY, f"data={push_t_data}", f"run_dir={tmp_path}", "task.max_steps=12", "trainer.eval_videos=0"]
+    assert program("train", *typed, "trainer.checkpoint_every=20").code == 0
+    assert json.loads((tmp_path / "report.json").read_text())["alarms"] == []
+    alarm = {"step": 20, "alarm": "diverged", "message": "At step 20 the policy has diverged."}
+    with (tmp_path / "metrics.jsonl").open("a") as file:
+        file.write(json.dumps(alarm) + "\n")
+    result = program("train", *typed, "trainer.checkpoint_every=20", "resume=true")
+    assert "warning      At step 20 the policy has diverged.\n" in result.out
+    assert json.loads((tmp_path / "report.json").read_text())["alarms"] == [alarm]
+    assert json.loads((tmp_path / "metrics.jsonl").read_text().splitlines()[-1]) == alarm
 
 
 def test_the_seed_decides_the_run(push_t_data: str, tmp_path: Path) -> None:

@@ -22,11 +22,12 @@ class Loss:
 class Objective(ABC):
     """A loss on the action head, given conditioning tokens and demonstrated chunks in network units.
 
-    `noise_scale` is what the noise is multiplied by in use, `sampler` the recipe by which a chunk is drawn, and `timed` says
-    whether the head must hear a time.
+    `noise_scale` is what the noise is multiplied by in use and `training_noise` the same in training, `sampler` the recipe by
+    which a chunk is drawn, and `timed` says whether the head must hear a time.
     """
 
     noise_scale: float = 1.0
+    training_noise: float = 1.0
     sampler: Mapping[str, Any] = {"name": "one_step"}
     timed: bool = False
 

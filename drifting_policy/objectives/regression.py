@@ -11,7 +11,7 @@ from drifting_policy.objectives.objective import Loss, Objective
 class RegressionObjective(Objective):
     """Plain behaviour cloning: the head's noise input is zero in training and in use."""
 
-    noise_scale = 0.0
+    noise_scale = training_noise = 0.0
 
     def loss(
         self,

@@ -53,6 +53,7 @@ class Batches:
         self.action = torch.as_tensor(action, dtype=torch.float32, device=device)
         self.steps = torch.as_tensor(index.steps, device=device)
         self.valid = torch.as_tensor(index.valid, device=device)
+        self.episode = torch.as_tensor(index.episode, device=device)
         self.obs_horizon, self.batch_size, self.seed = obs_horizon, batch_size, seed
 
     def __len__(self) -> int:

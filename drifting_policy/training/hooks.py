@@ -9,8 +9,11 @@ import torch
 from torch import Tensor
 
 from drifting_policy.checkpoint import checkpoint_path, drop_state, list_checkpoints, save_policy
+from drifting_policy.normalize import Normalizer
 from drifting_policy.policy import DriftingPolicy
-from drifting_policy.training.batches import Batches, mix
+from drifting_policy.training.alarms import Watch
+from drifting_policy.training.batches import Batch, Batches, mix
+from drifting_policy.training.diagnostics import data_figures, sample_figures, similar_rows
 from drifting_policy.training.logging import Log
 from drifting_policy.training.trainer import TrainState
 from drifting_policy.types import Stats
@@ -41,30 +44,58 @@ class LogHook:
 class ValidationHook:
     """Measures the averaged policy on held-out episodes every `every` steps."""
 
-    def __init__(self, log: Log, batches: Batches, *, every: int, samples: int, max_chunks: int, seed: int) -> None:
-        """Judge at most `max_chunks` chunks of `batches`, drawing `samples` chunks for each observation."""
-        self.log, self.every, self.samples, self.seed = log, every, samples, seed
+    def __init__(
+        self,
+        log: Log,
+        batches: Batches,
+        *,
+        training: Batches,
+        normalizer: Normalizer,
+        watch: Watch,
+        training_noise: float,
+        every: int,
+        samples: int,
+        max_chunks: int,
+        seed: int,
+    ) -> None:
+        """Judge at most `max_chunks` chunks of `batches`, drawing `samples` chunks for each observation.
+
+        Similar demonstrations are searched here, once, among all of `training`, by the distance of normalised observations.
+        """
+        self.log, self.watch, self.training_noise = log, watch, training_noise
+        self.every, self.samples, self.seed = every, samples, seed
         chunks = len(batches.steps)
         rows = torch.randperm(chunks, generator=torch.Generator().manual_seed(mix(seed, chunks)))[:max_chunks]
         self.batch = batches.rows(rows)
+        everything = training.rows(torch.arange(len(training.steps)))
+        queries, observations = (_flat_observations(normalizer, batch) for batch in (self.batch, everything))
+        self.similar = everything.action[similar_rows(queries, observations, training.episode)]
+        self.data = data_figures(self.batch.action, self.similar, everything.action.mean(dim=0))
 
     def after_step(self, state: TrainState, metrics: dict[str, Tensor]) -> None:
-        """Write `val_action_error` and `val_spread` (raw action units) when due."""
+        """Write the figures when due, and let the watch hear them."""
         if state.step % self.every == 0:
-            self.log.write(state.step, self.measure(state.ema.module))
+            figures = self.measure(state.ema.module)
+            self.log.write(state.step, figures)
+            self.watch.hear(state.step, figures)
 
     @torch.inference_mode()
     def measure(self, policy: torch.nn.Module) -> dict[str, float]:
-        """Mean Euclidean distance per step between samples and demonstration, and between samples and their mean.
+        """`val_action_error` and `val_spread` of the policy in use; `sample_figures` and `data_figures` of what it learned.
 
-        Padded steps are left out. The noise is the same at every call, so that the curve shows the policy alone.
+        The former are mean Euclidean distances per step between samples and demonstration, and between samples and their
+        mean, in raw action units and without padded steps. The latter are taken with the noise of training, so that they tell
+        what was learned however little of it a small `noise_scale` lets through. The noise is the same at every call, so that
+        a curve shows the policy alone.
         """
         if not isinstance(policy, DriftingPolicy):
             raise TypeError(f"Validation needs a DriftingPolicy; got {type(policy).__name__}.")
         generator = torch.Generator().manual_seed(self.seed)
         shape = (self.samples, *self.batch.action.shape)
         noise = torch.randn(shape, generator=generator).to(self.batch.action)
-        chunks = torch.stack([policy(self.batch.obs, draw) for draw in noise])
+        chunks = learned = torch.stack([policy(self.batch.obs, draw) for draw in noise])
+        if policy.noise_scale != self.training_noise:
+            learned = torch.stack([policy.draw(self.batch.obs, draw * self.training_noise) for draw in noise])
         valid = self.batch.valid
 
         def mean_distance(difference: Tensor) -> float:
@@ -73,7 +104,13 @@ class ValidationHook:
         return {
             "val_action_error": mean_distance(chunks - self.batch.action),
             "val_spread": mean_distance(chunks - chunks.mean(dim=0)),
+            **sample_figures(learned.movedim(0, 1), self.batch.action, self.similar),
+            **self.data,
         }
+
+
+def _flat_observations(normalizer: Normalizer, batch: Batch) -> Tensor:
+    return torch.cat([normalizer.normalize(key, value).flatten(1) for key, value in sorted(batch.obs.items())], dim=1)
 
 
 class CheckpointHook:

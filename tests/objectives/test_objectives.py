@@ -50,6 +50,15 @@ def test_the_generator_alone_decides_the_loss(name: str) -> None:
 
 
 @every_objective
+def test_noise_is_drawn_where_training_noise_says_so(name: str) -> None:
+    head, encoder, obs, action = parts(name)
+    generator = seeded()
+    before = generator.get_state()
+    objective(name).loss(head, encoder(obs), action, generator)
+    assert torch.equal(generator.get_state(), before) == (objective(name).training_noise == 0)
+
+
+@every_objective
 def test_the_gradient_reaches_head_and_encoder_but_no_metric(name: str) -> None:
     head, encoder, obs, action = parts(name)
     loss = objective(name).loss(head, encoder(obs), action, seeded())

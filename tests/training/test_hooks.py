@@ -13,9 +13,11 @@ from torch import Tensor, nn
 
 from drifting_policy.checkpoint import list_checkpoints, load_policy, load_state, read_config
 from drifting_policy.data.chunks import chunk_index
-from drifting_policy.models import Ema
+from drifting_policy.models import Ema, Generator
 from drifting_policy.policy import DriftingPolicy
+from drifting_policy.training.alarms import Watch
 from drifting_policy.training.batches import Batches
+from drifting_policy.training.diagnostics import sample_figures
 from drifting_policy.training.hooks import CheckpointHook, LogHook, ValidationHook, remove_checkpoint
 from drifting_policy.training.logging import Log
 from drifting_policy.training.optim import make_optimizer
@@ -52,11 +54,26 @@ def lines(tmp_path: Path) -> list[dict[str, Any]]:
     return [json.loads(line) for line in (tmp_path / "metrics.jsonl").read_text().splitlines()]
 
 
-def validation_batches() -> Batches:
-    rng = np.random.default_rng(3)
-    index = chunk_index(np.array([3, 15]), obs_horizon=2, pred_horizon=4, exec_horizon=2)
-    x, action = rng.normal(size=(15, 2)), rng.normal(size=(15, 2))
+def make_batches(*ends: int, seed: int = 3) -> Batches:
+    rng = np.random.default_rng(seed)
+    index = chunk_index(np.array(ends), obs_horizon=2, pred_horizon=4, exec_horizon=2)
+    x, action = rng.normal(size=(ends[-1], 2)), rng.normal(size=(ends[-1], 2))
     return Batches({"x": x}, action, index, obs_horizon=2, batch_size=1, seed=0, device=torch.device("cpu"))
+
+
+TRAINING = make_batches(*range(9, 109, 9), seed=4)
+
+
+def make_validation(log: Log, **options: Any) -> ValidationHook:
+    """Judges on two short episodes, beside twelve to learn from."""
+    noise = options.setdefault("training_noise", 1.0)
+    return ValidationHook(
+        log,
+        make_batches(3, 15),
+        training=TRAINING,
+        watch=Watch(log, warmup_steps=0, stochastic=noise > 0),
+        **{"normalizer": make_policy().normalizer, "every": 1, "samples": 3, "max_chunks": 99, "seed": 0} | options,
+    )
 
 
 def test_log_lines_are_means_over_their_window(tmp_path: Path, log: Log) -> None:
@@ -70,7 +87,7 @@ def test_log_lines_are_means_over_their_window(tmp_path: Path, log: Log) -> None
 
 @pytest.mark.parametrize("samples", [1, 3])
 def test_validation_agrees_with_plain_loops(log: Log, samples: int) -> None:
-    hook = ValidationHook(log, validation_batches(), every=1, samples=samples, max_chunks=6, seed=4)
+    hook = make_validation(log, samples=samples, max_chunks=6, seed=4)
     policy, batch = make_policy(), hook.batch
     assert len(batch.action) == 6
     assert not batch.valid.all()
@@ -85,18 +102,72 @@ def test_validation_agrees_with_plain_loops(log: Log, samples: int) -> None:
     assert measured["val_action_error"] == pytest.approx(np.mean(errors), rel=1e-5)
     assert measured["val_spread"] == pytest.approx(np.mean(spreads), rel=1e-5, abs=1e-6)
     assert (measured["val_spread"] > 0.01) == (samples > 1)
-    assert hook.measure(policy) == measured
+    assert hook.measure(policy) == pytest.approx(measured, abs=0, nan_ok=True)
+    figures = sample_figures(torch.stack(draws[:samples], dim=1), batch.action, hook.similar)
+    assert {key: measured[key] for key in figures} == pytest.approx(figures, nan_ok=True)
+
+
+def test_what_was_learned_is_measured_with_the_noise_of_training(log: Log) -> None:
+    policies = {scale: make_policy() for scale in (0.0, 0.5, 1.0)}
+    for scale, policy in policies.items():
+        policy.noise_scale = scale
+    measured = {scale: make_validation(log).measure(policy) for scale, policy in policies.items()}
+    assert measured[0.0]["val_spread"] < 1e-6 < 0.01 < measured[0.5]["val_spread"] < measured[1.0]["val_spread"]
+    for scale in (0.0, 0.5):
+        differing = {key for key, value in measured[1.0].items() if measured[scale][key] != pytest.approx(value, rel=1e-5)}
+        assert differing == {"val_action_error", "val_spread"}
+    silent = make_validation(log, training_noise=0.0).measure(policies[0.5])
+    assert silent["val_spread"] == measured[0.5]["val_spread"]
+    assert silent["val_spread_to_data"] < 1e-6
+
+
+def test_similar_demonstrations_come_from_training_and_are_sought_in_network_units(log: Log) -> None:
+    def neighbours(stretch: float) -> Tensor:
+        normalizer, training = make_policy().normalizer, TRAINING.rows(torch.arange(len(TRAINING.steps)))
+        normalizer.get_buffer("scale_x")[1] = stretch
+        hook = make_validation(log, normalizer=normalizer, max_chunks=6)
+        for obs, similar in zip(hook.batch.obs["x"], hook.similar, strict=True):
+            nearest = (torch.tensor([1.0, stretch]) * (training.obs["x"] - obs)).square().sum(dim=(1, 2)).argmin()
+            assert torch.equal(similar[0], training.action[nearest])
+        return hook.similar
+
+    assert neighbours(1.0).shape == (6, 8, 4, 2)
+    assert not torch.equal(neighbours(1.0), neighbours(50.0))
+
+
+class Scripted(Generator):
+    """Draws chunks that deviate by `width` from zero, whatever is observed."""
+
+    def __init__(self, width: float) -> None:
+        super().__init__()
+        self.width, self.time = width, None
+
+    def forward(self, noise: Tensor, cond: Tensor, time: Tensor | None = None) -> Tensor:
+        return self.width * noise
+
+
+@pytest.mark.parametrize(
+    ("width", "training_noise", "alarm"),
+    [(0.01, 1.0, "collapsed"), (9.0, 1.0, "diverged"), (1.0, 1.0, None), (0.3, 1.0, None), (0.01, 0.0, None)],
+)
+def test_the_watch_hears_what_the_generator_does(
+    tmp_path: Path, log: Log, width: float, training_noise: float, alarm: str | None
+) -> None:
+    hook, state = make_validation(log, every=400, samples=8, training_noise=training_noise), make_state()
+    state.ema.module.generator = Scripted(width)
+    for state.step in (400, 800, 1200, 1600):
+        hook.after_step(state, {})
+    assert [(line["step"], line["alarm"]) for line in lines(tmp_path) if "alarm" in line] == ([(1200, alarm)] if alarm else [])
 
 
 def test_validation_judges_the_average_when_due(tmp_path: Path, log: Log) -> None:
-    hook, state = (
-        ValidationHook(log, validation_batches(), every=2, samples=2, max_chunks=99, seed=0),
-        make_state(),
-    )
-    assert len(hook.batch.action) == len(validation_batches().steps)
+    hook, state = make_validation(log, every=2, samples=2), make_state()
+    assert len(hook.batch.action) == len(make_batches(3, 15).steps)
     state.policy.load_state_dict(make_policy(offset=1.0).state_dict())
+    randomness = torch.get_rng_state()
     for state.step in (1, 2, 3, 4):
         hook.after_step(state, {})
+    assert torch.equal(torch.get_rng_state(), randomness)
     expected = hook.measure(make_policy())
     assert lines(tmp_path) == [{"step": step, **expected} for step in (2, 4)]
     assert expected != hook.measure(state.policy)
