@@ -18,6 +18,7 @@ from drifting_policy.rollout.memory import WorkerMemory
 from drifting_policy.types import ObservationError, PolicySpec, UserError, check_obs
 
 SAFE = 1e77  # a sum of squares below it has no element that `check_obs` would refuse
+
 # What goes through the pipe, besides the arrays in shared memory.
 Order = tuple[int, int | None]  # slot and the seed to begin; without seed, execute the commands of the slot
 Answer = tuple[int, Record | None]  # slot and the record of its episode; without record, it needs new commands

@@ -63,6 +63,7 @@ class WorkerPool:
         self._job = job
         self._executor = executor
         self._step_timeout = step_timeout
+        self._interval = min(step_timeout / 4, 3600)  # seconds between two looks at the pulses
         self._needs_script = _refers_to_script(job)
         slots = range(executor.num_envs)
         self._places = [slots[number::workers] for number in range(workers)]
@@ -135,7 +136,7 @@ class WorkerPool:
     def _messages(self) -> Iterator[tuple["_Worker", Any]]:
         """What the workers have to tell, at the latest after a quarter of the timeout; None at the end of one."""
         workers = {worker.connection: worker for worker in self._workers.values()}
-        for ready in wait(list(workers), timeout=min(self._step_timeout / 4, 3600)):
+        for ready in wait(list(workers), timeout=self._interval):
             worker = workers[ready]  # type: ignore[index]
             try:
                 message = worker.connection.recv()
@@ -194,13 +195,16 @@ class WorkerPool:
             self._start(worker.number)
 
     def _end_hanging(self) -> None:
-        now = time.monotonic()
-        if now - self._checked < self._step_timeout / 4:
+        """Look at all pulses now and then.
+
+        What counts are the looks without a change, not the time: all processes may have been stopped for hours.
+        """
+        if time.monotonic() - self._checked < self._interval:
             return
-        self._checked = now
+        self._checked = time.monotonic()
         for worker in self._workers.values():
             limit = max(START_SECONDS, self._step_timeout) if worker.memory.beat == 0 else self._step_timeout
-            if worker.silence(now) > limit:
+            if worker.looks_without_change() * self._interval > limit:
                 worker.kill(f"no simulator step within {limit:g} s")
 
 
@@ -216,8 +220,7 @@ class _Worker:
         self.pending = 0  # orders without answer
         self.cause: str | None = None  # of its end, if it is known
         self._orders: list[Order] = []
-        self._beat = 0
-        self._since = time.monotonic()
+        self._beat, self._looks = 0, 0
         self.connection, theirs = context.Pipe()
         self.memory = WorkerMemory(job.spec, slots=len(slots))
         options = {"slots": len(slots), "memory_name": self.memory.name}
@@ -249,19 +252,17 @@ class _Worker:
     def send(self) -> None:
         """Send the orders; that a worker is gone is seen when its answer is read."""
         if self._orders:
-            if not self.pending:
-                self._since = time.monotonic()
             with contextlib.suppress(OSError):
                 self.connection.send(self._orders)
             self.pending += len(self._orders)
             self._orders = []
 
-    def silence(self, now: float) -> float:
-        """Seconds for which it has worked on one step, as far as that was looked at."""
+    def looks_without_change(self) -> int:
+        """How often in a row it was found at work on the same step, this time included."""
         beat = self.memory.beat
-        if beat != self._beat or not self.pending:
-            self._beat, self._since = beat, now
-        return now - self._since
+        self._looks = self._looks + 1 if beat == self._beat and self.pending else 0
+        self._beat = beat
+        return self._looks
 
     def kill(self, cause: str) -> None:
         """End it at once; it will be found dead, for this cause."""
