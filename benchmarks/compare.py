@@ -24,7 +24,8 @@ from drifting_policy.checkpoint import load_policy
 from drifting_policy.demonstrations import bundled
 from drifting_policy.eval import load_task
 from drifting_policy.evaluation import LABELS, make_env
-from drifting_policy.rollout.evaluate import Episode, evaluate
+from drifting_policy.rollout.episode import Episode
+from drifting_policy.rollout.evaluate import evaluate
 from drifting_policy.rollout.seeds import episode_seeds
 from drifting_policy.rollout.statistics import compare_episodes, wilson
 from drifting_policy.types import Policy, PolicySpec

@@ -132,8 +132,8 @@ class ChunkExecutor:
         taking_part = self._as_mask(active)
         windows = self._next_windows(obs, taking_part)
         check_obs(self._spec, windows)
-        planning = np.flatnonzero(taking_part & (self._executed == self._spec.exec_horizon))
-        commands = self._plan(windows, planning)
+        planning = np.flatnonzero(taking_part & (self._executed == self._spec.exec_horizon)).tolist()
+        commands = self._plan({key: window[planning] for key, window in windows.items()}, planning)
 
         self._windows = windows
         self._started |= taking_part
@@ -144,6 +144,31 @@ class ChunkExecutor:
         actions[taking_part] = self._commands[taking_part, self._executed[taking_part]]
         self._executed[taking_part] += 1
         return actions
+
+    def plan(self, windows: Mapping[str, np.ndarray], envs: Sequence[int]) -> np.ndarray:
+        """The next exec_horizon commands "n ta d" of the n environments `envs`, for who keeps the observation history himself.
+
+        They are those that `step` would give one by one. An episode is either planned or stepped: `step` knows nothing of
+        observations that only `plan` saw.
+
+        Args:
+            windows: the newest obs_horizon observations "n to ..." by key, the first one of the episode repeated to fill them.
+            envs: distinct indices below `num_envs`, one per row.
+
+        Raises:
+            ObservationError: a missing or unknown key, a wrong shape or dtype, NaN or infinity.
+            ValueError: not one row for each environment, one that has commands left, or a policy that does not return finite
+                chunks.
+        """
+        chosen = [range(self.num_envs)[env] for env in envs]
+        if check_obs(self._spec, windows) != len(set(chosen)) or len(set(chosen)) != len(chosen):
+            raise ValueError(f"plan needs one row of observations for each of the environments {list(envs)}, and each once.")
+        if any(self._executed[env] != self._spec.exec_horizon for env in chosen):
+            raise ValueError(f"plan needs environments that are planned, not stepped; one of {list(envs)} has commands left.")
+        commands = self._plan(windows, chosen)
+        self._commands[chosen] = commands
+        self._plans[chosen] += 1
+        return commands[:, : self._spec.exec_horizon]
 
     def _as_mask(self, mask: np.ndarray | None) -> np.ndarray:
         chosen = np.ones(self.num_envs, dtype=bool) if mask is None else np.asarray(mask)
@@ -166,26 +191,28 @@ class ChunkExecutor:
             window[beginning] = newest[beginning, None]
         return windows
 
-    def _plan(self, windows: Mapping[str, np.ndarray], envs: np.ndarray) -> np.ndarray:
-        """Commands "b ta+latency d" from now on for the environments with the indices `envs`, which make a new plan."""
+    def _plan(self, windows: Mapping[str, np.ndarray], envs: Sequence[int]) -> np.ndarray:
+        """Commands "n ta+latency d" from now on for the environments `envs`, which make a new plan from their `windows`."""
         commands = np.empty((len(envs), *self._commands.shape[1:]), self._commands.dtype)
-        has_noise = np.array([self._seeds[env] is not None for env in envs], dtype=bool)
         first = self._spec.first_executed
-        for places in (np.flatnonzero(has_noise), np.flatnonzero(~has_noise)):
+        for noisy in (True, False):
+            places = [place for place, env in enumerate(envs) if (self._seeds[env] is not None) == noisy]
             for start in range(0, len(places), self._inference_batch):
                 block = places[start : start + self._inference_batch]
-                chunks = self._infer(windows, envs[block])
+                chunks = self._infer(windows, envs, block)
                 commands[block] = chunks[:, first : first + commands.shape[1]]
-        late = self._plans[envs] > 0  # until the new plan is available, the one before goes on
-        commands[late, : self._latency] = self._commands[envs[late], self._spec.exec_horizon :]
+        if self._latency:  # until the new plan is available, the one before goes on
+            late = [place for place, env in enumerate(envs) if self._plans[env] > 0]
+            commands[late, : self._latency] = self._commands[[envs[place] for place in late], self._spec.exec_horizon :]
         return commands
 
-    def _infer(self, windows: Mapping[str, np.ndarray], envs: np.ndarray) -> np.ndarray:
-        rows = np.concatenate([envs, np.repeat(envs[-1:], self._inference_batch - len(envs))])
+    def _infer(self, windows: Mapping[str, np.ndarray], envs: Sequence[int], block: list[int]) -> np.ndarray:
+        """Chunks for the places `block` of `windows` and `envs`, which all have a seed or none."""
+        rows = [*block, *block[-1:] * (self._inference_batch - len(block))]
         noises = [
-            plan_noise(seed, int(self._plans[env]), self._spec.sample_shape)
-            for env in rows
-            if (seed := self._seeds[env]) is not None
+            plan_noise(seed, int(self._plans[envs[place]]), self._spec.sample_shape)
+            for place in rows
+            if (seed := self._seeds[envs[place]]) is not None
         ]
         begin = self._clock()
         chunks = np.asarray(
@@ -193,7 +220,7 @@ class ChunkExecutor:
         )
         self.plan_seconds.append(self._clock() - begin)
         _check_chunks(self._spec, chunks, batch=self._inference_batch)
-        return chunks[: len(envs)]
+        return chunks[: len(block)]
 
 
 def _as_rows(value: np.ndarray, *, key: str, like: np.ndarray) -> np.ndarray:

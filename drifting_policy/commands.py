@@ -22,6 +22,8 @@ class EvalConfig:
     split: str = "test"
     num_envs: int = 10
     inference_batch: int = 1
+    workers: int | None = None
+    step_timeout: float = 60.0
     latency_steps: Any = 0
     shard: str | None = None
     videos: int = 9
@@ -48,6 +50,8 @@ class CompareConfig:
     noise_seed_b: int = 0
     num_envs: int = 10
     inference_batch: int = 1
+    workers: int | None = None
+    step_timeout: float = 60.0
     device: str = "cpu"
     threads: int = 1
     out: str = "runs/compare"
@@ -68,6 +72,8 @@ class ProtocolConfig:
     select_episodes: int = 50
     num_envs: int = 10
     inference_batch: int = 1
+    workers: int | None = None
+    step_timeout: float = 60.0
     threads: int = 1
     out: str = "runs/protocol"
 

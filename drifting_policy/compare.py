@@ -8,10 +8,12 @@ from drifting_policy import cli
 from drifting_policy.atomic import write_json
 from drifting_policy.commands import CompareConfig
 from drifting_policy.eval import Candidate, load_candidate
-from drifting_policy.evaluation import LABELS, check_contract, make_env, writing_to
-from drifting_policy.rollout.evaluate import Episode, evaluate
+from drifting_policy.evaluation import LABELS, check_contract, env_factory, writing_to
+from drifting_policy.rollout.episode import Episode
+from drifting_policy.rollout.evaluate import evaluate
 from drifting_policy.rollout.seeds import episode_seeds
 from drifting_policy.rollout.statistics import Comparison, compare_episodes
+from drifting_policy.rollout.workers import choose_workers
 from drifting_policy.train import use_threads
 from drifting_policy.types import ConfigError
 from drifting_policy.versions import versions
@@ -81,13 +83,15 @@ def _check_one_world(a: Candidate, b: Candidate) -> None:
 def _play(candidate: Candidate, config: CompareConfig, noise_seed: int) -> tuple[Episode, ...]:
     return evaluate(
         candidate.policy,
-        lambda: make_env(candidate.task),
+        env_factory(candidate.task),
         episode_seeds(config.split, config.episodes),
         num_envs=config.num_envs,
         max_steps=candidate.task.max_steps,
         inference_batch=config.inference_batch,
         noise_seed=noise_seed,
         progress=True,
+        workers=choose_workers(config.workers, episodes=config.episodes, num_envs=config.num_envs),
+        step_timeout=config.step_timeout,
     ).episodes
 
 

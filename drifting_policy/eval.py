@@ -13,6 +13,7 @@ from drifting_policy.demonstrations import bundled
 from drifting_policy.evaluation import evaluate_policy, latency_curve, play, print_curve, print_scores, write_scores
 from drifting_policy.policy import DriftingPolicy
 from drifting_policy.rollout.seeds import episode_seeds
+from drifting_policy.rollout.workers import choose_workers
 from drifting_policy.shards import Shard, merge_shards, shard_key, write_shard
 from drifting_policy.train import choose_device, use_threads
 from drifting_policy.types import CheckpointError, ConfigError
@@ -48,6 +49,8 @@ def run(config: EvalConfig) -> None:
         "episodes": config.episodes,
         "num_envs": config.num_envs,
         "inference_batch": config.inference_batch,
+        "workers": choose_workers(config.workers, episodes=config.episodes, num_envs=config.num_envs),
+        "step_timeout": config.step_timeout,
         "videos": min(config.videos, config.episodes),
         "out": out,
         "about": candidate.about,
@@ -80,14 +83,17 @@ def run_shard(config: EvalConfig, candidate: Candidate, out: Path) -> None:
         )
         print_scores(scores, out)
         return
+    part = shard.of(seeds)
     result = play(
         candidate.policy,
         task,
-        shard.of(seeds),
+        part,
         num_envs=config.num_envs,
         inference_batch=config.inference_batch,
         latency_steps=config.latency_steps,
         out=out,
+        workers=choose_workers(config.workers, episodes=len(part), num_envs=config.num_envs),
+        step_timeout=config.step_timeout,
     )
     print(f"{len(result.episodes)} episodes: {write_shard(shard, result, key, out=out)}")
 

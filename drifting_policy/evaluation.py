@@ -1,8 +1,9 @@
 """Evaluation of a checkpoint: rollouts, scores with intervals, latency and a video, as files and as a table."""
 
 import dataclasses
+import functools
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from drifting_policy.atomic import write_json
 from drifting_policy.chunking import ChunkExecutor
 from drifting_policy.config import TaskConfig
 from drifting_policy.policy import DriftingPolicy
+from drifting_policy.rollout.environment import open_environment
 from drifting_policy.rollout.evaluate import EvalResult, evaluate
 from drifting_policy.rollout.seeds import episode_seeds
 from drifting_policy.rollout.statistics import latency_summary, summarize
@@ -22,14 +24,14 @@ from drifting_policy.types import CheckpointError, ConfigError
 LABELS = {"max_score": "max score", "final_score": "final score", "success": "success"}
 
 
+def env_factory(task: TaskConfig) -> Callable[[], gymnasium.Env[Any, Any]]:
+    """Makes fresh environments of the task, in a worker process too."""
+    return functools.partial(open_environment, task.env_id, task.env_options, task=task.name)
+
+
 def make_env(task: TaskConfig) -> gymnasium.Env[Any, Any]:
     """A fresh environment of the task."""
-    try:
-        return gymnasium.make(task.env_id, disable_env_checker=True, **task.env_options)
-    except ImportError as error:
-        raise ConfigError(
-            f"Task {task.name} needs a package that is missing: pip install 'drifting-policy[push_t]' ({error})."
-        ) from error
+    return env_factory(task)()
 
 
 def evaluate_policy(
@@ -44,6 +46,8 @@ def evaluate_policy(
     videos: int,
     out: Path,
     about: dict[str, Any],
+    workers: int = 0,
+    step_timeout: float = 60.0,
 ) -> dict[str, Any]:
     """The scores, which are also written to `out`: scores.json, latency.json and, with `videos` > 0, episodes.mp4.
 
@@ -66,6 +70,8 @@ def evaluate_policy(
         latency_steps=latency_steps,
         video_seeds=seeds[:videos],
         out=out,
+        workers=workers,
+        step_timeout=step_timeout,
     )
     return write_scores(
         result, task=task, split=split, latency_steps=latency_steps, nfe=policy.evaluations, out=out, about=about
@@ -82,6 +88,8 @@ def play(
     latency_steps: int,
     video_seeds: Sequence[int] = (),
     out: Path,
+    workers: int = 0,
+    step_timeout: float = 60.0,
 ) -> EvalResult:
     """The episodes of `seeds`; an evaluation whose results could not be kept in `out` does not begin."""
     check_contract(policy, task)
@@ -91,7 +99,7 @@ def play(
         out.mkdir(parents=True, exist_ok=True)
     return evaluate(
         policy,
-        lambda: make_env(task),
+        env_factory(task),
         seeds,
         num_envs=num_envs,
         max_steps=task.max_steps,
@@ -99,6 +107,8 @@ def play(
         latency_steps=latency_steps,
         video_seeds=video_seeds,
         progress=True,
+        workers=workers,
+        step_timeout=step_timeout,
     )
 
 

@@ -15,6 +15,7 @@ from drifting_policy.config import TaskConfig
 from drifting_policy.eval import load_task
 from drifting_policy.evaluation import LABELS, writing_to
 from drifting_policy.rollout.statistics import cluster_bootstrap_mean
+from drifting_policy.rollout.workers import choose_workers
 from drifting_policy.rows import result_row
 from drifting_policy.train import use_threads
 from drifting_policy.trial import Trial, last_steps, play_trial
@@ -37,6 +38,8 @@ def run(config: ProtocolConfig) -> None:
         "sampler": config.sampler.changes,
         "num_envs": config.num_envs,
         "inference_batch": config.inference_batch,
+        "workers": choose_workers(config.workers, episodes=config.episodes, num_envs=config.num_envs),
+        "step_timeout": config.step_timeout,
     }
     steps = {path: last_steps(path, config.checkpoints) for path in runs}
     trials = [

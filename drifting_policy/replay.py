@@ -18,7 +18,7 @@ from drifting_policy.commands import ReplayConfig
 from drifting_policy.config import TaskConfig
 from drifting_policy.demonstrations import Demonstrations, load_demonstrations
 from drifting_policy.evaluation import make_env, writing_to
-from drifting_policy.rollout.evaluate import check_actions
+from drifting_policy.rollout.episode import check_actions
 from drifting_policy.rollout.replay import Replay, replay
 from drifting_policy.rollout.statistics import summarize
 from drifting_policy.types import ConfigError

@@ -11,7 +11,8 @@ from typing import Any
 from drifting_policy.atomic import write_json
 from drifting_policy.config import TaskConfig
 from drifting_policy.evaluation import writing_to
-from drifting_policy.rollout.evaluate import Episode, EvalResult
+from drifting_policy.rollout.episode import Episode
+from drifting_policy.rollout.evaluate import EvalResult
 from drifting_policy.types import ConfigError
 from drifting_policy.versions import versions
 

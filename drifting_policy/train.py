@@ -179,6 +179,7 @@ def build_validation(
 def conclude(config: TrainConfig, run_dir: Path) -> None:
     """Draw the curves, evaluate the newest checkpoint on held-out episodes, and write report.json."""
     from drifting_policy.evaluation import evaluate_policy, print_scores
+    from drifting_policy.rollout.workers import choose_workers
 
     checkpoint = list_checkpoints(run_dir)[-1]
     out = run_dir / "eval"
@@ -190,6 +191,7 @@ def conclude(config: TrainConfig, run_dir: Path) -> None:
         episodes=config.trainer.eval_episodes,
         num_envs=10,
         inference_batch=1,
+        workers=choose_workers(None, episodes=config.trainer.eval_episodes, num_envs=10),
         videos=min(config.trainer.eval_videos, config.trainer.eval_episodes),
         out=out,
         about={

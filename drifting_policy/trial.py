@@ -76,6 +76,8 @@ def play_trial(
     sampler: Mapping[str, Any] | None = None,
     num_envs: int = 10,
     inference_batch: int = 1,
+    workers: int = 0,
+    step_timeout: float = 60.0,
 ) -> Trial:
     """The episodes of the checkpoints of `steps`; those that were played before, under equal conditions, are read.
 
@@ -87,6 +89,7 @@ def play_trial(
     paths = {int(read_config(path)["step"]): path for path in list_checkpoints(run)}
     if missing := sorted(set(steps) - set(paths)):
         raise CheckpointError(f"{run} has no checkpoint of step {missing}; it has {sorted(paths)}.")
+    spread: dict[str, Any] = {"num_envs": num_envs, "workers": workers, "step_timeout": step_timeout}
     results = []
     for step in steps:
         policy = load_policy(paths[step])
@@ -100,20 +103,20 @@ def play_trial(
             sampler=dict(policy.recipe["sampler"]),
             inference_batch=inference_batch,
         )
-        results.append(_once(policy, task, key, seeds, num_envs=num_envs, folder=paths[step] / "trials"))
+        results.append(_once(policy, task, key, seeds, folder=paths[step] / "trials", **spread))
     return Trial(run, tuple(steps), split, tuple(seeds), tuple(results), stored, policy.recipe["sampler"], policy.evaluations)
 
 
 def _once(
-    policy: DriftingPolicy, task: TaskConfig, key: dict[str, Any], seeds: Sequence[int], *, num_envs: int, folder: Path
+    policy: DriftingPolicy, task: TaskConfig, key: dict[str, Any], seeds: Sequence[int], *, folder: Path, **spread: Any
 ) -> EvalResult:
-    """The result under `key`, from the folder or played now."""
+    """The result under `key`, from the folder or played now; how the work is `spread` does not change it."""
     key = json.loads(json.dumps(key))
     file = folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.json"
     kept = unpack(file)
     if kept is not None and kept[0] == key and [episode.seed for episode in kept[1].episodes] == sorted(seeds):
         return kept[1]
-    result = play(policy, task, seeds, num_envs=num_envs, inference_batch=key["inference_batch"], latency_steps=0, out=folder)
+    result = play(policy, task, seeds, inference_batch=key["inference_batch"], latency_steps=0, out=folder, **spread)
     with writing_to(folder):
         write_json(file, pack(result, key))
     return result

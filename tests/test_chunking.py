@@ -82,6 +82,46 @@ def test_late_plans_take_over_when_they_are_available(
                 np.testing.assert_array_equal(produced[env], episode_reference(policy, steps[begin:, env], seed))
 
 
+@settings(max_examples=40, deadline=None)
+@given(horizons=st.sampled_from(HORIZONS), inference_batch=st.integers(1, 4), seeded=st.booleans(), data=st.data())
+def test_plans_at_once_are_the_steps_one_by_one(
+    horizons: tuple[int, int, int], inference_batch: int, seeded: bool, data: Any
+) -> None:
+    to, t, ta = horizons
+    latency = data.draw(st.integers(0, t - (to - 1) - ta))
+    stepped, planned = (
+        ChunkExecutor(EchoPolicy(to=to, t=t, ta=ta), 3, inference_batch=inference_batch, latency_steps=latency) for _ in "ab"
+    )
+    observations = np.random.default_rng(0).normal(size=(2, 3 * ta, 3, 2)).astype(np.float32)
+    for episode, steps in enumerate(observations):
+        for executor in (stepped, planned):
+            executor.reset(seeds=[7 * episode, 1, 2] if seeded else None)
+        expected = np.stack([stepped.step({"x": newest}) for newest in steps], axis=1)
+        for step in range(0, len(steps), ta):
+            window = steps[np.maximum(np.arange(step - to + 1, step + 1), 0)].swapaxes(0, 1)
+            order = data.draw(st.permutations(range(3)))
+            split = data.draw(st.integers(0, 3))
+            for envs in (order[:split], order[split:]):
+                if envs:
+                    commands = planned.plan({"x": window[envs]}, envs)
+                    np.testing.assert_array_equal(commands, expected[envs, step : step + ta])
+
+
+def test_plans_that_make_no_sense_are_refused() -> None:
+    executor = ChunkExecutor(EchoPolicy(), 2)
+    windows = {"x": np.zeros((2, 2, 2), np.float32)}
+    for envs in ([0], [1, 1], [0, 1, 1]):
+        with pytest.raises(ValueError, match="one row of observations for each"):
+            executor.plan(windows, envs)
+    with pytest.raises(IndexError):
+        executor.plan(windows, [0, 2])
+    with pytest.raises(ObservationError, match="NaN"):
+        executor.plan({"x": np.full((2, 2, 2), np.nan, np.float32)}, [0, 1])
+    executor.step({"x": np.zeros((2, 2), np.float32)})
+    with pytest.raises(ValueError, match="has commands left"):
+        executor.plan(windows, [0, 1])
+
+
 def test_a_latency_beyond_the_chunk_is_refused() -> None:
     assert ChunkExecutor(EchoPolicy(to=2, t=8, ta=3), latency_steps=4).num_envs == 1
     for steps in (5, -1):

@@ -43,7 +43,7 @@ def episodes_of(told: dict[str, Any]) -> tuple[list[dict[str, Any]], list[dict[s
 
 
 def test_its_episodes_are_those_of_an_evaluation(program: Program, run_dir: Path, tmp_path: Path) -> None:
-    assert program("compare", f"a={run_dir}", f"b={run_dir}", *SHORT, "num_envs=3", f"out={tmp_path}").code == 0
+    assert program("compare", f"a={run_dir}", f"b={run_dir}", *SHORT, "num_envs=3", "workers=2", f"out={tmp_path}").code == 0
     assert program("eval", f"ckpt={run_dir}", *SHORT, "split=validation", "videos=0", f"out={tmp_path}").code == 0
     assert table(tmp_path)["a"]["episodes"] == json.loads((tmp_path / "scores.json").read_text())["episodes"]
 

@@ -43,6 +43,13 @@ def test_the_number_of_environments_changes_no_episode(program: Program, run_dir
     assert len({episode["max_score"] for episode in tables[0]["episodes"]}) > 1
 
 
+def test_worker_processes_change_no_byte(program: Program, run_dir: Path, tmp_path: Path) -> None:
+    for workers in (0, 2):
+        settings = (f"workers={workers}", "num_envs=3", "inference_batch=2", f"out={tmp_path / str(workers)}")
+        assert program("eval", f"ckpt={run_dir}", *SHORT, *settings).code == 0
+    assert (tmp_path / "0" / "scores.json").read_bytes() == (tmp_path / "2" / "scores.json").read_bytes()
+
+
 def test_results_lie_in_the_checkpoint_with_a_film(program: Program, run_dir: Path, tmp_path: Path) -> None:
     copy = shutil.copytree(list_checkpoints(run_dir)[0], tmp_path / "copy")
     result = program("eval", f"ckpt={copy}", "task=push_t", "task.max_steps=9", "episodes=2", "split=validation")
@@ -124,6 +131,8 @@ def test_a_damaged_checkpoint_is_refused(program: Program, run_dir: Path, tmp_pa
         (["split=train"], "Unknown split 'train'"),
         (["episodes=0"], "asked for 0"),
         (["num_envs=0"], "at least 1; got 0"),
+        (["workers=-1"], "workers must be at least 0"),
+        (["step_timeout=0"], "step_timeout a positive number"),
         (["inference_batch=0"], "inference_batch must be at least 1"),
         (["videos=-1"], "videos must be at least 0"),
         (["latency_steps=8"], "latency_steps must lie between 0 and 7"),

@@ -13,7 +13,8 @@ from drifting_policy.cli import compose
 from drifting_policy.config import TaskConfig
 from drifting_policy.evaluation import check_contract, evaluate_policy, make_env, print_scores, score_table
 from drifting_policy.policy import DriftingPolicy
-from drifting_policy.rollout.evaluate import Episode, EvalResult
+from drifting_policy.rollout.episode import Episode
+from drifting_policy.rollout.evaluate import EvalResult
 from drifting_policy.types import CheckpointError, ConfigError, UserError
 
 

@@ -13,7 +13,8 @@ import pytest
 from drifting_policy import cli, protocol, train, trial
 from drifting_policy.eval import load_task
 from drifting_policy.evaluation import LABELS
-from drifting_policy.rollout.evaluate import Episode, EvalResult
+from drifting_policy.rollout.episode import Episode
+from drifting_policy.rollout.evaluate import EvalResult
 from drifting_policy.rollout.statistics import summarize
 from drifting_policy.rows import result_row
 from drifting_policy.trial import Trial, last_steps, play_trial

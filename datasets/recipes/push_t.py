@@ -23,7 +23,8 @@ from drifting_policy.data.replay_buffer import concatenate, write_replay
 from drifting_policy.eval import load_task
 from drifting_policy.evaluation import check_contract, make_env
 from drifting_policy.policy import DriftingPolicy
-from drifting_policy.rollout.evaluate import Episode, evaluate
+from drifting_policy.rollout.episode import Episode
+from drifting_policy.rollout.evaluate import evaluate
 from drifting_policy.rollout.seeds import episode_seeds
 from drifting_policy.rollout.statistics import summarize
 from drifting_policy.types import ArraySpec, ConfigError, PolicySpec

@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from drifting_policy.rollout.evaluate import Episode
+from drifting_policy.rollout.episode import Episode
 from drifting_policy.types import DatasetError, ObservationError
 
 

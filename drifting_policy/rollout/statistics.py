@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike
 
 if TYPE_CHECKING:  # statistics of a finished evaluation need no simulator
-    from drifting_policy.rollout.evaluate import Episode
+    from drifting_policy.rollout.episode import Episode
 
 
 @dataclasses.dataclass(frozen=True)

@@ -52,6 +52,20 @@ def test_a_script_prints_a_table_and_writes_its_record(name: str, rows: int, tmp
             assert 0 < spread["min"] <= spread["p25"] <= spread["p50"] <= spread["p75"] <= spread["p99"] <= spread["max"]
 
 
+def test_workers_play_what_a_bare_simulator_plays(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    rollout, rounds = script("rollout", monkeypatch), {"bare": [100.0, 90.0], "alone": [200.0, 190.0]}
+    tiny = ["--workers", "2", "--episodes", "1", "--steps", "12", "--repetitions", "2", "--out", str(tmp_path / "record.json")]
+    for times, ratio in (([60.0, 40.0], 0.95), ([80.0, 70.0], 95 / 150)):
+        monkeypatch.setattr(rollout, "interleaved", lambda calls, *, times=times, **_: rounds | {"workers": times})
+        code = rollout.main(tiny)
+        written = json.loads((tmp_path / "record.json").read_text())
+        (row,) = written["rows"]
+        assert row["ratio"] == pytest.approx(ratio)
+        assert (row["steps"], row["episodes"], row["num_envs"]) == (24, 2, 2)
+        assert row["bare_steps_per_s"] == pytest.approx(24 / 0.095)
+        assert (code, written["met"]) == ((0, True) if ratio > 0.85 else (1, False))
+
+
 def test_the_core_alone_is_the_one_in_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = script("drift_core", monkeypatch).prepare("mlp", batch_size=4)
     arrived: list[torch.Tensor] = []

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drifting_policy.rollout.evaluate import Episode
+from drifting_policy.rollout.episode import Episode
 from drifting_policy.rollout.statistics import Comparison, Interval, compare_episodes, compare_scores, compare_success
 
 Pairs = tuple[np.ndarray, np.ndarray]

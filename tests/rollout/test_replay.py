@@ -8,7 +8,8 @@ import numpy as np
 import pytest
 from gymnasium import spaces
 
-from drifting_policy.rollout.evaluate import Episode, evaluate
+from drifting_policy.rollout.episode import Episode
+from drifting_policy.rollout.evaluate import evaluate
 from drifting_policy.rollout.replay import replay
 from drifting_policy.types import ArraySpec, DatasetError, ObservationError, PolicySpec
 

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from drifting_policy.rollout.evaluate import Episode
+from drifting_policy.rollout.episode import Episode
 from drifting_policy.rollout.statistics import (
     Latency,
     bootstrap_mean,

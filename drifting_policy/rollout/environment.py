@@ -1,0 +1,22 @@
+"""Environments by their Gymnasium id. Worker processes load this: it knows no network."""
+
+from collections.abc import Mapping
+from typing import Any
+
+import gymnasium
+
+from drifting_policy.types import ConfigError
+
+
+def open_environment(env_id: str, options: Mapping[str, Any], *, task: str) -> gymnasium.Env[Any, Any]:
+    """A fresh environment `env_id`, which may be "module:id" of a module that registers it.
+
+    Raises:
+        ConfigError: a package that it needs is missing; names the `task`.
+    """
+    try:
+        return gymnasium.make(env_id, disable_env_checker=True, **options)
+    except ImportError as error:
+        raise ConfigError(
+            f"Task {task} needs a package that is missing: pip install 'drifting-policy[push_t]' ({error})."
+        ) from error
