@@ -23,6 +23,7 @@ from drifting_policy.models import Ema
 from drifting_policy.normalize import Normalizer
 from drifting_policy.objectives import OBJECTIVES, Objective
 from drifting_policy.policy import DriftingPolicy
+from drifting_policy.reporting.page import write_page
 from drifting_policy.training.batches import Batches, mix
 from drifting_policy.training.hooks import CheckpointHook, LogHook, ValidationHook
 from drifting_policy.training.logging import Log
@@ -47,7 +48,7 @@ def run(config: TrainConfig) -> int:
         print(f"Interrupted, and saved. To go on, repeat the command with resume=true (run_dir={run_dir}).")
         return INTERRUPTED
     if config.trainer.eval_episodes:
-        conclude(config, run_dir)
+        conclude(config, run_dir, demonstrations)
     return 0
 
 
@@ -157,8 +158,8 @@ def build_batches(config: TrainConfig, demonstrations: Demonstrations, device: t
     return batches(kept, trainer.batch_size), batches(held_out, 1) if len(held_out) else None
 
 
-def conclude(config: TrainConfig, run_dir: Path) -> None:
-    """Draw the curves, evaluate the newest checkpoint on held-out episodes, and write report.json."""
+def conclude(config: TrainConfig, run_dir: Path, demonstrations: Demonstrations) -> None:
+    """Draw the curves, evaluate the newest checkpoint on held-out episodes, and write report.json and report.html."""
     from drifting_policy.evaluation import evaluate_policy, print_scores
 
     checkpoint = list_checkpoints(run_dir)[-1]
@@ -179,6 +180,7 @@ def conclude(config: TrainConfig, run_dir: Path) -> None:
             "objective": options(config.objective),
             "sampler": policy.recipe["sampler"],
         },
+        demonstrations=demonstrations,
     )
     report = _metadata(config) | {key: scores[key] for key in ("split", "n_episodes", "metrics", "step", "nfe")}
     report |= {"train_seconds": round(training_seconds(run_dir / "metrics.jsonl"), 1)}
@@ -192,6 +194,7 @@ def conclude(config: TrainConfig, run_dir: Path) -> None:
         raise ConfigError(
             f"The report in {run_dir} could not be written ({error}); free some space, then resume=true."
         ) from error
+    print(f"  page         {write_page([run_dir])}")
     print(f"  policy       {checkpoint}")
 
 
