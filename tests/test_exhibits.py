@@ -132,7 +132,7 @@ def test_the_nearest_demonstration_is_found(seed: int) -> None:
     found = nearest_chunk(Demonstrations({"x": values}, action, ends), SPEC, {"x": obs})
     deviation = values.std(axis=0)
     nearest = min(range(ends[-1]), key=lambda i: sum(((values[i] - obs) / deviation) ** 2) if ends[-1] > 1 else 0)
-    owner = [episode for episode in range(4) if nearest < ends[episode]][0]
+    owner = next(episode for episode in range(4) if nearest < ends[episode])
     first, last = ([0, *ends][owner], ends[owner] - 1)
     expected = [action[min(max(nearest - SPEC.first_executed + t, first), last)] for t in range(5)]
     assert np.array_equal(found, np.stack(expected))

@@ -120,6 +120,12 @@ def new_run(tmp_path: Path) -> Callable[..., Path]:
 
 
 @pytest.fixture
+def new_scores() -> Callable[..., dict[str, Any]]:
+    """Makes what scores.json holds."""
+    return scores
+
+
+@pytest.fixture
 def read() -> Callable[[str], Reader]:
     """Reads a page."""
     return Reader
