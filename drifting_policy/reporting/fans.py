@@ -19,9 +19,14 @@ def draw_fan(exhibit: Exhibit, fan: Fan, contract: Mapping[str, Any], media: Med
         f"seed {exhibit.episode['seed']}, step {fan.step} of {exhibit.episode['steps']}; "
         f"spread {number(fan.spread)} {contract['unit']}".rstrip()
     )
-    flat = contract["picture"] is not None and fan.chunks.shape[2] == 2
+    flat = over_picture(fan, contract)
     drawing = _over_picture(fan, contract, media, caption) if flat else _over_time(fan, contract, caption)
     return element("figure", drawing, element("figcaption", caption), class_="fan" if flat else "fan timed")
+
+
+def over_picture(fan: Fan, contract: Mapping[str, Any]) -> bool:
+    """Whether the actions are places in the picture."""
+    return contract["picture"] is not None and fan.chunks.shape[2] == 2
 
 
 def _over_picture(fan: Fan, contract: Mapping[str, Any], media: Media, label: str) -> Markup:

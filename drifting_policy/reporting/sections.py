@@ -7,7 +7,7 @@ from typing import Any
 from drifting_policy.curves import PANELS
 from drifting_policy.reporting.charts import Axis, Line, histogram, line_chart, number, rank, strip, tell
 from drifting_policy.reporting.command import evaluation_command, training_command
-from drifting_policy.reporting.fans import draw_fan
+from drifting_policy.reporting.fans import draw_fan, over_picture
 from drifting_policy.reporting.gallery import Exhibit
 from drifting_policy.reporting.markup import Markup, element, join
 from drifting_policy.reporting.media import Media, why_absent
@@ -185,7 +185,10 @@ def fans(run: Run, media: Media) -> Markup | None:
         return section("Drawn chunks", _missing(run, "exhibits"))
     contract, drawn = run.exhibits.contract, [(exhibit, fan) for exhibit in run.exhibits.shown for fan in exhibit.fans]
     figures = [draw_fan(exhibit, fan, contract, media) for exhibit, fan in drawn]
-    keys = [_swatch("executed", "executed"), _swatch("beyond", "planned beyond")]
+    if any(over_picture(fan, contract) for _, fan in drawn):
+        keys = [_swatch("executed", "executed"), _swatch("beyond", "planned beyond")]
+    else:
+        keys = [_swatch("drawn", "dimensions of the action over steps; executed up to the dotted line")]
     if any(fan.nearest is not None for _, fan in drawn):
         keys.append(_swatch("nearest", "nearest demonstration"))
     count = len(drawn[0][1].chunks) if drawn else 0

@@ -207,6 +207,14 @@ def test_no_file_outside_the_exhibits_is_shown(run_folder: Path, read: Read) -> 
         assert base64.b64encode(b"secret").decode() not in str(page.attributes)
 
 
+@pytest.mark.parametrize(("picture", "legend"), [(None, "over steps"), ({"low": [0, 0], "high": [1, 1]}, "planned beyond")])
+def test_the_legend_fits_what_is_drawn(run_folder: Path, picture: Any, legend: str, read: Read) -> None:
+    change(run_folder / "eval" / FOLDER / INDEX, picture=picture)
+    page = read(page_of(run_folder))
+    assert [words for words in ("over steps", "planned beyond") if words in page.told("span")] == [legend]
+    assert ("image" in page.tags) == (picture is not None)
+
+
 def test_a_metric_without_a_logarithm_is_named(run_folder: Path, read: Read) -> None:
     (run_folder / "metrics.jsonl").write_text(
         '{"step": 1, "sibling_spread": 0.0, "loss": 1.0}\n{"step": 2, "sibling_spread": 0.0}\n'
