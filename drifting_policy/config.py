@@ -46,6 +46,18 @@ class RestoreConfig:
 
 
 @dataclass
+class PictureConfig:
+    """Where actions that are planar positions lie in the rendered image: those of its left upper and right lower corner."""
+
+    low: list[float] = field(default_factory=list)
+    high: list[float] = field(default_factory=list)
+
+    def __post_init__(self) -> None:
+        if not len(self.low) == len(self.high) == 2 or any(a == b for a, b in zip(self.low, self.high, strict=True)):
+            raise ConfigError(f"A picture needs two corners low and high that differ in x and y; got {self.low}, {self.high}.")
+
+
+@dataclass
 class DataConfig:
     """One data set of a task: a path (relative to DRIFTING_POLICY_DATA, or bundled://), and where it can be had.
 
@@ -75,6 +87,7 @@ class TaskConfig:
     action: ArrayConfig = field(default_factory=ArrayConfig)
     keypoints: dict[str, KeypointsConfig] = field(default_factory=dict)
     restore: dict[str, RestoreConfig] = field(default_factory=dict)
+    picture: PictureConfig | None = None
     data: dict[str, DataConfig] = field(default_factory=dict)
 
     @property

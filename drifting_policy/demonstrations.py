@@ -59,6 +59,16 @@ def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) ->
     )
 
 
+def is_stored(task: TaskConfig, data: str) -> bool:
+    """Whether the demonstrations are on this machine, so that loading them downloads nothing."""
+    config = task.data.get(data)
+    if config is None:
+        return Path(data).exists()
+    root = os.environ.get("DRIFTING_POLICY_DATA")
+    below_root = root is not None and (Path(root) / config.path).exists()
+    return config.path.startswith(BUNDLED) or below_root or _cached(config).exists()
+
+
 def bundled(name: str) -> Path:
     """The file or folder `name` that travels with the package."""
     return Path(str(files("drifting_policy.bundled"))) / name
@@ -92,6 +102,10 @@ def _locate(config: DataConfig) -> Path:
             raise DatasetError(f"DRIFTING_POLICY_DATA is {root}, which holds no {config.path}.")
     if config.url is None:
         raise DatasetError(f"Set DRIFTING_POLICY_DATA to a folder that holds {config.path}.")
-    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drifting_policy"
-    cached = cache / (config.member or config.path)
+    cached = _cached(config)
     return cached if cached.exists() else fetch(config.url, cached, member=config.member, relative=config.path)
+
+
+def _cached(config: DataConfig) -> Path:
+    cache = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "drifting_policy"
+    return cache / (config.member or config.path)

@@ -9,27 +9,29 @@ from drifting_policy import cli
 from drifting_policy.checkpoint import WEIGHTS, load_policy, read_config, resolve
 from drifting_policy.commands import EvalConfig
 from drifting_policy.config import TaskConfig
-from drifting_policy.demonstrations import bundled
+from drifting_policy.demonstrations import Demonstrations, bundled, is_stored, load_demonstrations
 from drifting_policy.evaluation import evaluate_policy, latency_curve, play, print_curve, print_scores, write_scores
 from drifting_policy.policy import DriftingPolicy
+from drifting_policy.reporting.page import write_page
 from drifting_policy.rollout.seeds import episode_seeds
 from drifting_policy.rollout.workers import choose_workers
 from drifting_policy.shards import Shard, merge_shards, shard_key, write_shard
 from drifting_policy.train import choose_device, use_threads
-from drifting_policy.types import CheckpointError, ConfigError
+from drifting_policy.types import CheckpointError, ConfigError, DatasetError
 
 BUNDLED, BUNDLED_POLICY = "bundled", "push_t"
 
 
 @dataclass(frozen=True)
 class Candidate:
-    """A policy to be judged, its task, directory and checksum of its checkpoint, and what a result tells about it."""
+    """A policy to be judged, its task, directory and checksum of its checkpoint, what a result tells about it, and its data."""
 
     policy: DriftingPolicy
     task: TaskConfig
     checkpoint: Path
     checksum: str
     about: dict[str, Any]
+    data: str = ""
 
 
 def run(config: EvalConfig) -> None:
@@ -54,12 +56,14 @@ def run(config: EvalConfig) -> None:
         "videos": min(config.videos, config.episodes),
         "out": out,
         "about": candidate.about,
+        "demonstrations": _demonstrations(candidate) if config.videos else None,
     }
     if isinstance(config.latency_steps, list):
         print_curve(latency_curve(candidate.policy, candidate.task, latencies=config.latency_steps, **options), out)
     else:
         scores = evaluate_policy(candidate.policy, candidate.task, latency_steps=config.latency_steps, **options)
         print_scores(scores, out)
+    print(f"  page         {write_page([out])}")
 
 
 def run_shard(config: EvalConfig, candidate: Candidate, out: Path) -> None:
@@ -82,6 +86,7 @@ def run_shard(config: EvalConfig, candidate: Candidate, out: Path) -> None:
             about=candidate.about,
         )
         print_scores(scores, out)
+        print(f"  page         {write_page([out])}")
         return
     part = shard.of(seeds)
     result = play(
@@ -113,7 +118,8 @@ def load_candidate(ckpt: str, *, task: TaskConfig | None, device: str, sampler: 
     stored = read_config(checkpoint)
     about = {"checkpoint": str(ckpt), "step": stored.get("step"), "objective": stored.get("objective")}
     about["sampler"] = policy.recipe["sampler"]
-    return Candidate(policy, task or load_task(str(stored.get("task"))), checkpoint, stored["sha256"][WEIGHTS], about)
+    task = task or load_task(str(stored.get("task")))
+    return Candidate(policy, task, checkpoint, stored["sha256"][WEIGHTS], about, str(stored.get("data", "")))
 
 
 def load_task(name: str) -> TaskConfig:
@@ -127,6 +133,14 @@ def load_task(name: str) -> TaskConfig:
     except ConfigError as error:
         raise CheckpointError(f"The task '{name}' is not known here: {error}") from error
     return task
+
+
+def _demonstrations(candidate: Candidate) -> Demonstrations | None:
+    """What the policy learnt from, where it lies on this machine: its exhibits show what was demonstrated nearest."""
+    try:
+        return load_demonstrations(candidate.task, candidate.data) if is_stored(candidate.task, candidate.data) else None
+    except DatasetError:
+        return None
 
 
 def _folder(config: EvalConfig) -> str:

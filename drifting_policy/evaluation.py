@@ -13,11 +13,13 @@ import gymnasium
 from drifting_policy.atomic import write_json
 from drifting_policy.chunking import ChunkExecutor
 from drifting_policy.config import TaskConfig
+from drifting_policy.demonstrations import Demonstrations
+from drifting_policy.exhibits import write_exhibits
 from drifting_policy.policy import DriftingPolicy
 from drifting_policy.rollout.environment import open_environment
 from drifting_policy.rollout.evaluate import EvalResult, evaluate
 from drifting_policy.rollout.seeds import episode_seeds
-from drifting_policy.rollout.statistics import latency_summary, summarize
+from drifting_policy.rollout.statistics import latency_histogram, latency_summary, summarize
 from drifting_policy.rollout.video import tile_episodes, write_video
 from drifting_policy.types import CheckpointError, ConfigError
 
@@ -48,8 +50,9 @@ def evaluate_policy(
     about: dict[str, Any],
     workers: int = 0,
     step_timeout: float = 60.0,
+    demonstrations: Demonstrations | None = None,
 ) -> dict[str, Any]:
-    """The scores, which are also written to `out`: scores.json, latency.json and, with `videos` > 0, episodes.mp4.
+    """The scores, which are also written to `out`: scores.json, latency.json and, with `videos` > 0, episodes.mp4 and exhibits.
 
     scores.json depends on policy, task, split, number of episodes and simulated latency only; what varies from run to run, the
     measured latency, stands in latency.json. `nfe` is the number of network evaluations for one plan.
@@ -73,9 +76,22 @@ def evaluate_policy(
         workers=workers,
         step_timeout=step_timeout,
     )
-    return write_scores(
+    scores = write_scores(
         result, task=task, split=split, latency_steps=latency_steps, nfe=policy.evaluations, out=out, about=about
     )
+    if videos:
+        with writing_to(out):
+            write_exhibits(
+                policy,
+                task,
+                lambda: make_env(task),
+                result.episodes,
+                inference_batch=inference_batch,
+                latency_steps=latency_steps,
+                demonstrations=demonstrations,
+                out=out,
+            )
+    return scores
 
 
 def play(
@@ -119,7 +135,9 @@ def write_scores(
     scores = score_table(result, task=task, split=split) | {"latency_steps": latency_steps, "nfe": nfe} | about
     with writing_to(out):
         write_json(out / "scores.json", scores)
-        write_json(out / "latency.json", dataclasses.asdict(latency_summary(list(result.plan_seconds))))
+        seconds = list(result.plan_seconds)
+        latency = dataclasses.asdict(latency_summary(seconds)) | {"histogram": latency_histogram(seconds)}
+        write_json(out / "latency.json", latency)
         if result.frames:
             film(result, out / "episodes.mp4", fps=task.control_hz)
     return scores

@@ -1,7 +1,9 @@
-"""`python -m drifting_policy.report tables`: writes the tables of README.md from results/*.json; `--check` only compares.
+"""Documents made of results: `python -m drifting_policy.report html RUN ...` and `python -m drifting_policy.report tables`.
 
-A table stands between the lines `<!-- table FILE [columns ...] -->` and `<!-- end -->`. Without columns FILE holds score rows,
-one for each objective and metric, and the table shows the metrics side by side.
+`html` writes RUN/report.html, a page about the run; further runs stand beside it. `tables` writes the tables of README.md from
+results/*.json; `--check` only compares. A table stands between the lines `<!-- table FILE [columns ...] -->` and
+`<!-- end -->`. Without columns FILE holds score rows, one for each objective and metric, and the table shows the metrics side
+by side.
 """
 
 import argparse
@@ -21,18 +23,35 @@ COSTS = ["evaluations per plan", "plan, ms (p50 / p99)", "training step, relativ
 
 
 def main(arguments: Sequence[str]) -> int:
-    """Exit code 0 when the tables agree with the results (after writing, they do), 1 when they do not, 2 on a mistake."""
-    parser = argparse.ArgumentParser(prog="python -m drifting_policy.report", description="Tables of results in a document.")
-    parser.add_argument("what", choices=["tables"])
-    parser.add_argument("--check", action="store_true", help="change nothing; exit with 1 where the document disagrees")
-    parser.add_argument("--document", type=Path, default=Path("README.md"))
+    """Exit code 0 when the page is written, or the tables agree with the results (after writing, they do); 1 when they do not.
+
+    A mistake gives 2.
+    """
+    parser = argparse.ArgumentParser(prog="python -m drifting_policy.report", description="Documents made of results.")
+    kinds = parser.add_subparsers(dest="what", required=True)
+    tables = kinds.add_parser("tables", help="the tables of a document")
+    tables.add_argument("--check", action="store_true", help="change nothing; exit with 1 where the document disagrees")
+    tables.add_argument("--document", type=Path, default=Path("README.md"))
+    html = kinds.add_parser("html", help="RUN/report.html, a page that shows a run")
+    html.add_argument("runs", nargs="+", type=Path, metavar="RUN", help="a run, or the results of an evaluation")
     options = parser.parse_args(arguments)
     try:
-        old = _read(options.document)
-        new = with_tables(old, root=options.document.parent)
+        return _write_html(options.runs) if options.what == "html" else _write_tables(options)
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
+
+
+def _write_html(runs: Sequence[Path]) -> int:
+    from drifting_policy.reporting.page import write_page  # loads PyTorch, which the tables do without
+
+    print(write_page(runs))
+    return 0
+
+
+def _write_tables(options: argparse.Namespace) -> int:
+    old = _read(options.document)
+    new = with_tables(old, root=options.document.parent)
     if options.check and new != old:
         print(f"{options.document} disagrees with the results; write it anew: python -m drifting_policy.report tables")
         return 1

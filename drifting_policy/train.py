@@ -23,6 +23,7 @@ from drifting_policy.models import Ema
 from drifting_policy.normalize import Normalizer
 from drifting_policy.objectives import OBJECTIVES, Objective
 from drifting_policy.policy import DriftingPolicy
+from drifting_policy.reporting.page import write_page
 from drifting_policy.training.alarms import Watch
 from drifting_policy.training.batches import Batches, mix
 from drifting_policy.training.hooks import CheckpointHook, LogHook, ValidationHook
@@ -48,7 +49,7 @@ def run(config: TrainConfig) -> int:
         print(f"Interrupted, and saved. To go on, repeat the command with resume=true (run_dir={run_dir}).")
         return INTERRUPTED
     if config.trainer.eval_episodes:
-        conclude(config, run_dir)
+        conclude(config, run_dir, demonstrations)
     return 0
 
 
@@ -176,8 +177,8 @@ def build_validation(
     )
 
 
-def conclude(config: TrainConfig, run_dir: Path) -> None:
-    """Draw the curves, evaluate the newest checkpoint on held-out episodes, and write report.json."""
+def conclude(config: TrainConfig, run_dir: Path, demonstrations: Demonstrations) -> None:
+    """Draw the curves, evaluate the newest checkpoint on held-out episodes, and write report.json and report.html."""
     from drifting_policy.evaluation import evaluate_policy, print_scores
     from drifting_policy.rollout.workers import choose_workers
 
@@ -200,6 +201,7 @@ def conclude(config: TrainConfig, run_dir: Path) -> None:
             "objective": options(config.objective),
             "sampler": policy.recipe["sampler"],
         },
+        demonstrations=demonstrations,
     )
     report = _metadata(config) | {key: scores[key] for key in ("split", "n_episodes", "metrics", "step", "nfe")}
     alarms = read_alarms(run_dir / "metrics.jsonl")
@@ -216,6 +218,7 @@ def conclude(config: TrainConfig, run_dir: Path) -> None:
         raise ConfigError(
             f"The report in {run_dir} could not be written ({error}); free some space, then resume=true."
         ) from error
+    print(f"  page         {write_page([run_dir])}")
     print(f"  policy       {checkpoint}")
 
 

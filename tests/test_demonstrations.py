@@ -10,7 +10,7 @@ from drifting_policy.cli import compose
 from drifting_policy.config import ArrayConfig, DataConfig, KeypointsConfig, TaskConfig
 from drifting_policy.data.derive import fit_body_points
 from drifting_policy.data.replay_buffer import open_replay, write_replay
-from drifting_policy.demonstrations import bundled, load_demonstrations
+from drifting_policy.demonstrations import bundled, is_stored, load_demonstrations
 from drifting_policy.types import DatasetError, Stats
 
 PUBLISHED = "pusht/pusht_cchi_v7_replay.zarr.zip"
@@ -111,6 +111,9 @@ def test_what_cannot_be_found_is_named(tmp_path: Path) -> None:
     with pytest.raises(DatasetError, match=r"There is no data set at .*nothing.zarr.zip"):
         load_demonstrations(task(x=DataConfig(path="bundled://nothing.zarr.zip")), "x")
     assert bundled("__init__.py").is_file()
+    assert is_stored(task(x=DataConfig(path="bundled://anything")), "x")
+    assert is_stored(task(), str(lacking))
+    assert not is_stored(task(), str(tmp_path / "absent"))
 
 
 def test_the_folder_of_data_is_told_by_the_environment(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +123,9 @@ def test_the_folder_of_data_is_told_by_the_environment(tmp_path: Path, monkeypat
     monkeypatch.setenv("DRIFTING_POLICY_DATA", str(tmp_path / "nowhere"))
     with pytest.raises(DatasetError, match=r"^DRIFTING_POLICY_DATA is .*nowhere, which holds no toy/x.zarr.zip\.$"):
         load_demonstrations(toy, "x")
+    assert not is_stored(toy, "x")
     store(tmp_path / "nowhere" / "toy" / "x.zarr.zip")
+    assert is_stored(toy, "x")
     np.testing.assert_array_equal(load_demonstrations(toy, "x").action, STATE)
 
 
@@ -137,9 +142,11 @@ def test_what_is_downloaded_once_lies_in_the_cache(
         store(tmp_path / "folder" / member)
         origin = Path(shutil.make_archive(str(tmp_path / "origin"), "zip", tmp_path / "folder"))
     toy = task(x=DataConfig(path="toy/x.zarr.zip", url=origin.as_uri(), member=member))
+    assert not is_stored(toy, "x")
     np.testing.assert_array_equal(load_demonstrations(toy, "x").action, STATE)
     assert (tmp_path / place / "drifting_policy" / (member or "toy/x.zarr.zip")).exists()
     origin.unlink()
+    assert is_stored(toy, "x")
     np.testing.assert_array_equal(load_demonstrations(toy, "x").action, STATE)
     shutil.rmtree(tmp_path / place)
     with pytest.raises(DatasetError, match=r"connect to the network .* DRIFTING_POLICY_DATA to a folder that holds toy/x"):

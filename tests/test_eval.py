@@ -27,7 +27,7 @@ def test_two_evaluations_give_the_same_bytes(program: Program, run_dir: Path, tm
         result = program("eval", f"ckpt={run_dir}", *SHORT, f"out={tmp_path / name}")
         assert result.code == 0, result.err
         assert "max score" in result.out
-        assert {file.name for file in (tmp_path / name).iterdir()} == {"scores.json", "latency.json"}
+        assert {file.name for file in (tmp_path / name).iterdir()} == {"scores.json", "latency.json", "report.html"}
     assert (tmp_path / "a" / "scores.json").read_bytes() == (tmp_path / "b" / "scores.json").read_bytes()
     told = scores(tmp_path / "a")
     assert (told["checkpoint"], told["step"], told["objective"]["name"]) == (str(run_dir), 20, "drift")
@@ -54,7 +54,9 @@ def test_results_lie_in_the_checkpoint_with_a_film(program: Program, run_dir: Pa
     copy = shutil.copytree(list_checkpoints(run_dir)[0], tmp_path / "copy")
     result = program("eval", f"ckpt={copy}", "task=push_t", "task.max_steps=9", "episodes=2", "split=validation")
     assert result.code == 0, result.err
-    assert {file.name for file in (copy / "eval").iterdir()} == {"scores.json", "latency.json", "episodes.mp4"}
+    results = {"scores.json", "latency.json", "episodes.mp4", "exhibits", "report.html"}
+    assert {file.name for file in (copy / "eval").iterdir()} == results
+    assert f"page         {copy / 'eval' / 'report.html'}" in result.out
     assert scores(copy / "eval")["step"] == 10
     assert [episode["seed"] for episode in scores(copy / "eval")["episodes"]] == [200_000, 200_001]
 

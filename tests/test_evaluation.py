@@ -45,7 +45,9 @@ def test_all_results_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[s
     out = tmp_path / "new" / "eval"
     scores = judge(out)
     assert json.loads((out / "scores.json").read_text()) == scores
-    assert {file.name for file in out.iterdir()} == {"scores.json", "latency.json", "episodes.mp4"}
+    assert {file.name for file in out.iterdir()} == {"scores.json", "latency.json", "episodes.mp4", "exhibits"}
+    latency = json.loads((out / "latency.json").read_text())
+    assert sum(latency["histogram"]["counts"]) == latency["n"]
     assert (scores["task"], scores["split"], scores["n_episodes"], scores["step"]) == ("push_t", "test", 3, 5)
     assert [episode["seed"] for episode in scores["episodes"]] == [100_000, 100_001, 100_002]
     mean = sum(episode["max_score"] for episode in scores["episodes"]) / 3
@@ -93,10 +95,14 @@ def test_a_place_that_cannot_be_written_is_refused_before_the_first_episode(
             judge(out)
 
 
-@pytest.mark.parametrize("full", ["scores.json", "latency.json", "episodes.mp4"])
+def contents(folder: Path) -> dict[Path, bytes]:
+    return {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+
+
+@pytest.mark.parametrize("full", ["scores.json", "latency.json", "episodes.mp4", "exhibits.json"])
 def test_a_full_disk_leaves_the_earlier_scores_whole(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, full: str) -> None:
     earlier = judge(tmp_path, episodes=2, videos=1)
-    before = {file.name: file.read_bytes() for file in tmp_path.iterdir()}
+    before = contents(tmp_path)
     write = Path.write_text
 
     def refuse(path: Path, text: str, *args: Any, **options: Any) -> int:
@@ -113,8 +119,10 @@ def test_a_full_disk_leaves_the_earlier_scores_whole(tmp_path: Path, monkeypatch
         monkeypatch.setattr(evaluation, "write_video", no_film)
     with pytest.raises(ConfigError, match="No space left on device"):
         judge(tmp_path)
-    assert (tmp_path / full).read_bytes() == before[full]
-    assert {file.name for file in tmp_path.iterdir()} == set(before)
+    after = contents(tmp_path)
+    assert set(after) == set(before)
+    assert {path for path in after if after[path] == before[path]} >= {path for path in before if full in str(path)}
+    assert {path for path in after if after[path] == before[path]} >= {path for path in before if "exhibits" in str(path)}
     scores = json.loads((tmp_path / "scores.json").read_text())
     assert scores == earlier or full != "scores.json"
 

@@ -183,7 +183,9 @@ def test_a_training_leaves_everything_that_is_promised(program: Program, push_t_
     parts = ("model.safetensors", "config.json", "stats.json", "state.pt")
     saved = {f"checkpoints/step_{step:08d}/{part}" for step in (10, 20) for part in parts}
     results = {f"eval/{name}" for name in ("scores.json", "latency.json", "episodes.mp4")}
-    promised = {"metrics.jsonl", "report.json", *results, *saved}
+    results |= {f"eval/exhibits/{name}" for seed in (100_000, 100_001) for name in (f"{seed}.mp4", f"{seed}_end.png")}
+    results |= {f"eval/exhibits/{seed}_{step}.png" for seed in (100_000, 100_001) for step in (1, 6)}
+    promised = {"metrics.jsonl", "report.json", "report.html", "eval/exhibits/exhibits.json", *results, *saved}
     assert promised <= files <= promised | {"curves.png"}  # drawn where matplotlib is installed
     report, scores = (json.loads((run_dir / name).read_text()) for name in ("report.json", "eval/scores.json"))
     assert report["metrics"] == scores["metrics"]

@@ -203,9 +203,30 @@ def latency_summary(seconds: Sequence[float]) -> Latency:
     Raises:
         ValueError: no times.
     """
-    times = 1000 * _finite(seconds, ndim=1)
-    times = times[1:] if times.size > 1 else times
+    times = _milliseconds(seconds)
     return Latency(float(np.percentile(times, 50)), float(np.percentile(times, 99)), float(times.max()), times.size)
+
+
+def latency_histogram(seconds: Sequence[float], *, bins: int = 40) -> dict[str, list[float]]:
+    """`counts` of the planning times that `latency_summary` summarises, between `bins` + 1 ascending `edges_ms`.
+
+    The edges are equally far apart on a logarithmic axis, for the tail is what matters and it is long. The first and the last
+    are the extremes.
+
+    Raises:
+        ValueError: no times.
+    """
+    times = np.maximum(_milliseconds(seconds), 1e-6)  # a clock may be too coarse to see a plan
+    low, high = times.min(), max(times.max(), times.min() * 1.01)
+    edges = np.geomspace(low, high, bins + 1)
+    edges[0], edges[-1] = low, high  # free of rounding: every time is counted
+    counts, _ = np.histogram(times, edges)
+    return {"edges_ms": [float(f"{edge:.6g}") for edge in edges], "counts": counts.tolist()}
+
+
+def _milliseconds(seconds: Sequence[float]) -> np.ndarray:
+    times = 1000 * _finite(seconds, ndim=1)
+    return times[1:] if times.size > 1 else times
 
 
 def _sign_flip(differences: np.ndarray, *, resamples: int, rng: np.random.Generator) -> float:

@@ -14,6 +14,7 @@ from drifting_policy.rollout.statistics import (
     Latency,
     bootstrap_mean,
     cluster_bootstrap_mean,
+    latency_histogram,
     latency_summary,
     summarize,
     wilson,
@@ -116,6 +117,20 @@ def test_latency_leaves_out_the_warm_up() -> None:
     latency = latency_summary([9.0, *(i / 1000 for i in range(101))])
     assert (latency.p50_ms, latency.p99_ms, latency.max_ms, latency.n) == pytest.approx((50, 99, 100, 101))
     assert latency_summary([0.25]) == Latency(250.0, 250.0, 250.0, 1)
+
+
+@given(times=st.lists(st.floats(0, 10), min_size=1, max_size=60), bins=st.integers(1, 9))
+def test_the_histogram_counts_every_plan_once(times: list[float], bins: int) -> None:
+    histogram = latency_histogram(times, bins=bins)
+    edges, counts = histogram["edges_ms"], histogram["counts"]
+    assert (len(edges), sum(counts)) == (bins + 1, latency_summary(times).n)
+    assert 0 < edges[0] < edges[-1]
+    ratios = np.diff(np.log(edges))
+    assert ratios == pytest.approx(ratios.mean(), rel=0.05, abs=1e-4)
+
+
+def test_the_histogram_leaves_out_the_warm_up() -> None:
+    assert latency_histogram([9.0, 0.001, 0.002, 0.02, 0.1], bins=2) == {"edges_ms": [1.0, 10.0, 100.0], "counts": [2, 2]}
 
 
 @pytest.mark.parametrize("values", [[], [np.nan, 1.0], [[1.0], [2.0]]])
