@@ -28,14 +28,14 @@ import numpy as np
 from drifting_policy import cli, train
 from drifting_policy.atomic import write_json
 from drifting_policy.checkpoint import list_checkpoints, load_policy, read_config
+from drifting_policy.envs.obstacle import LEFT, RIGHT, follow, passage
 from drifting_policy.eval import load_task
 from drifting_policy.evaluation import make_env
-from drifting_policy.policy import DriftingPolicy
 from drifting_policy.rollout.coverage import covered, draw, shares
 from drifting_policy.rollout.evaluate import evaluate
 from drifting_policy.rollout.seeds import episode_seeds
 from drifting_policy.rollout.statistics import cluster_bootstrap_mean
-from drifting_policy.types import UserError
+from drifting_policy.types import Policy, UserError
 from drifting_policy.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -45,10 +45,14 @@ COMMON = ["trainer=toy", "trainer.eval_episodes=0", "threads=1", "device=cpu", "
 
 @dataclasses.dataclass(frozen=True)
 class Arm:
-    """Settings of the training, and the deviation of the noise in use; None leaves it as the objective says."""
+    """Settings of the training, and the deviation of the noise in use; None leaves it as the objective says.
+
+    A `baseline` may be trained with fewer seeds than the others.
+    """
 
     settings: Sequence[str]
     noise_scale: float | None = None
+    baseline: bool = False
 
 
 def drift(*settings: str) -> Arm:
@@ -62,8 +66,8 @@ ARMS = {
     "drift, noise 0.5 in use": Arm([], 0.5),
     "drift, scale and force per condition": drift(*CONDITION),
     "regression": Arm(["objective=regression"]),
-    "diffusion": Arm(["objective=diffusion"]),
-    "flow": Arm(["objective=flow"]),
+    "diffusion": Arm(["objective=diffusion"], baseline=True),
+    "flow": Arm(["objective=flow"], baseline=True),
 }
 STUDY = {"drift": drift()}
 STUDY |= {f"drift, {n} sample{'s' if n > 1 else ''}": drift(f"samples={n}") for n in (1, 2, 8, 16)}
@@ -79,7 +83,7 @@ STUDY |= {
     **{f"drift, temperature {t}": drift(f"temperatures=[{t}]") for t in (0.02, 0.05, 0.2)},
 }
 HEADS = {False: ["generator.width=128", "generator.depth=2"], True: ["generator.width=64", "generator.depth=2"]}
-STUDY_STEPS = ["trainer.steps=2000"]
+STUDY_STEPS = ["trainer.steps=1500"]
 
 
 def main(arguments: Sequence[str]) -> None:
@@ -88,6 +92,7 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark_obstacle"), help="where the runs are kept")
     parser.add_argument("--study", action="store_true", help="compare options on validation episodes")
     parser.add_argument("--seeds", type=int, help="training seeds; default: 5, with --study 2")
+    parser.add_argument("--baseline-seeds", type=int, default=2, help="training seeds of diffusion and flow, at most --seeds")
     parser.add_argument("--observations", type=int, default=100, help="held-out episodes")
     parser.add_argument("--out", type=Path, help="default: results/toy/obstacle[_options].json")
     parser.add_argument(
@@ -100,6 +105,8 @@ def main(arguments: Sequence[str]) -> None:
     runs: dict[str, list[Scores]] = {name: [] for name in arms}
     for seed in range(count):  # all arms of one seed before the next, so that a study that is cut short is a smaller study
         for name, arm in arms.items():
+            if arm.baseline and seed >= options.baseline_seeds:
+                continue
             print(name, seed, flush=True)
             run_dir = options.runs / ("study" if options.study else "test") / f"{folder(arm)}_seed{seed}"
             learn([*shared, *arm.settings], seed, run_dir)
@@ -137,9 +144,9 @@ def learn(settings: Sequence[str], seed: int, run_dir: Path) -> None:
     if done and read_config(done[-1])["step"] == config.trainer.steps:
         return
     run_dir.parent.mkdir(parents=True, exist_ok=True)
-    with (run_dir.parent / f"{run_dir.name}.log").open("w") as log:
-        with contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
-            code = train.run(config)
+    log = (run_dir.parent / f"{run_dir.name}.log").open("w")
+    with log, contextlib.redirect_stdout(log), contextlib.redirect_stderr(log):
+        code = train.run(config)
     if code:
         sys.exit(code)  # interrupted
 
@@ -164,13 +171,9 @@ def judge(run_dir: Path, arm: Arm, *, split: str, count: int, play: bool) -> Sco
     return scores
 
 
-def coverage(policy: DriftingPolicy, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+def coverage(policy: Policy, seeds: Sequence[int]) -> dict[str, np.ndarray]:
     """Each metric of the module's docstring, but success, for the first observation of each episode: "n"."""
-    from drifting_policy.envs.obstacle import LEFT, RIGHT, follow, passage
-
-    env = make_env(load_task(TASK))
-    observed = [env.reset(seed=seed)[0] for seed in seeds]
-    obs = {key: np.stack([each[key] for each in observed]) for key in policy.spec.observations}
+    obs = observe(policy, seeds)
     chunks = draw(policy, {key: values[:, None] for key, values in obs.items()}, samples=SAMPLES, seed=0)
     paths = follow(obs["agent_pos"][:, None], chunks)
     classes = passage(paths, obs["goal"][:, None], obs["obstacle"][:, None])
@@ -180,6 +183,14 @@ def coverage(policy: DriftingPolicy, seeds: Sequence[int]) -> dict[str, np.ndarr
         "rarer_side": sides.min(axis=1),
         "hits": 1 - sides.sum(axis=1),
     }
+
+
+def observe(policy: Policy, seeds: Sequence[int]) -> dict[str, np.ndarray]:
+    """The first observation of each episode, "n ..." for each key that the policy sees."""
+    env = make_env(load_task(TASK))
+    observed = [env.reset(seed=seed)[0] for seed in seeds]
+    env.close()
+    return {key: np.stack([each[key] for each in observed]) for key in policy.spec.observations}
 
 
 def rows_of(name: str, runs: list[Scores], *, split: str) -> list[dict[str, Any]]:

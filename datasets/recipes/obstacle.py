@@ -66,7 +66,7 @@ def demonstrate(state: np.ndarray, *, side: int, margin: float) -> dict[str, np.
 
 
 def detour(state: np.ndarray, *, side: int, margin: float) -> np.ndarray:
-    """Targets "20 2" on the straight line from start to goal, bent to one side by sin^2 so that it leaves a gap of `margin` m."""
+    """Targets "20 2" on the straight line from start to goal, bent to one side by sin^2 leaving a gap of `margin` m."""
     start, goal, obstacle = state[:2], state[2:4], state[4:]
     way = goal - start
     normal = np.array([-way[1], way[0]]) / np.linalg.norm(way)  # to the left
