@@ -17,9 +17,10 @@ that are finished are kept, so the script can be stopped and started again.
 import argparse
 import contextlib
 import dataclasses
+import functools
 import json
 import sys
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +29,7 @@ import numpy as np
 from drifting_policy import cli, train
 from drifting_policy.atomic import write_json
 from drifting_policy.checkpoint import list_checkpoints, load_policy, read_config
+from drifting_policy.config import TaskConfig
 from drifting_policy.envs.obstacle import LEFT, RIGHT, follow, passage
 from drifting_policy.eval import load_task
 from drifting_policy.evaluation import make_env
@@ -64,7 +66,6 @@ CONDITION = ("scale=condition", "force=condition")
 ARMS = {
     "drift": drift(),
     "drift, noise 0.5 in use": Arm([], 0.5),
-    "drift, scale and force per condition": drift(*CONDITION),
     "regression": Arm(["objective=regression"]),
     "diffusion": Arm(["objective=diffusion"], baseline=True),
     "flow": Arm(["objective=flow"], baseline=True),
@@ -103,14 +104,12 @@ def main(arguments: Sequence[str]) -> None:
     shared = [*COMMON, *HEADS[options.study], *(STUDY_STEPS if options.study else []), *options.overrides]
     split = "validation" if options.study else "test"
     runs: dict[str, list[Scores]] = {name: [] for name in arms}
-    for seed in range(count):  # all arms of one seed before the next, so that a study that is cut short is a smaller study
-        for name, arm in arms.items():
-            if arm.baseline and seed >= options.baseline_seeds:
-                continue
-            print(name, seed, flush=True)
-            run_dir = options.runs / ("study" if options.study else "test") / f"{folder(arm)}_seed{seed}"
-            learn([*shared, *arm.settings], seed, run_dir)
-            runs[name].append(judge(run_dir, arm, split=split, count=options.observations, play=not options.study))
+    for seed, name in plan(arms, seeds=count, baseline_seeds=options.baseline_seeds):
+        print(name, seed, flush=True)
+        arm, kind = arms[name], "study" if options.study else "test"
+        run_dir = options.runs / kind / f"{folder(arm)}_seed{seed}"
+        learn([*shared, *arm.settings], seed, run_dir)
+        runs[name].append(judge(run_dir, arm, split=split, count=options.observations, play=not options.study))
     rows = [row for name in arms for row in rows_of(name, runs[name], split=split)]
     if not options.study:
         rows += differences(runs, split=split)
@@ -130,6 +129,11 @@ class Scores:
     config: dict[str, Any]
     nfe: int
     noise_scale: float
+
+
+def plan(arms: Mapping[str, Arm], *, seeds: int, baseline_seeds: int) -> list[tuple[int, str]]:
+    """What is to be done: all arms of one seed before the next, so that what is cut short is the same study, but smaller."""
+    return [(seed, name) for seed in range(seeds) for name, arm in arms.items() if not arm.baseline or seed < baseline_seeds]
 
 
 def folder(arm: Arm) -> str:
@@ -162,13 +166,25 @@ def judge(run_dir: Path, arm: Arm, *, split: str, count: int, play: bool) -> Sco
         policy.noise_scale = arm.noise_scale
     tables = coverage(policy, seeds)
     if play:
-        task = load_task(TASK)
+        task = task_config()
         result = evaluate(policy, lambda: make_env(task), seeds, num_envs=10, max_steps=task.max_steps)
         tables |= {"success": np.array([episode.success for episode in result.episodes], float)}
     lists = {name: values.tolist() for name, values in tables.items()}
     scores = Scores(lists, read_config(checkpoint), policy.evaluations, policy.noise_scale)
     write_json(kept, dataclasses.asdict(scores))
     return scores
+
+
+@functools.cache
+def task_config() -> TaskConfig:
+    """The task, composed once."""
+    return load_task(TASK)
+
+
+@functools.cache
+def provenance() -> dict[str, str]:
+    """The versions of everything, asked for once."""
+    return versions()
 
 
 def coverage(policy: Policy, seeds: Sequence[int]) -> dict[str, np.ndarray]:
@@ -187,7 +203,7 @@ def coverage(policy: Policy, seeds: Sequence[int]) -> dict[str, np.ndarray]:
 
 def observe(policy: Policy, seeds: Sequence[int]) -> dict[str, np.ndarray]:
     """The first observation of each episode, "n ..." for each key that the policy sees."""
-    env = make_env(load_task(TASK))
+    env = make_env(task_config())
     observed = [env.reset(seed=seed)[0] for seed in seeds]
     env.close()
     return {key: np.stack([each[key] for each in observed]) for key in policy.spec.observations}
@@ -231,7 +247,7 @@ def describe(name: str, metric: str, tables: list[list[float]], run: Scores, *, 
         "n_training_seeds": len(tables),
         "per_training_seed": [round(float(np.mean(table)), 4) for table in tables],
         "config": {key: run.config[key] for key in ("objective", "generator", "trainer", "data")},
-        "versions": versions(),
+        "versions": provenance(),
     }
 
 

@@ -87,13 +87,15 @@ def test_the_board_is_dark_on_every_other_square(mixtures: ModuleType) -> None:
     assert sorted(modes[dark].tolist()) == list(range(8))
 
 
-def test_drifting_without_a_floor_leaves_the_mean_and_with_the_floor_stays(mixtures: ModuleType) -> None:
+def test_drifting_leaves_the_mean_and_with_the_floor_stays(mixtures: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(mixtures, "SAMPLES", 128)
+    monkeypatch.setattr(mixtures, "JUDGED", 200)
     two = mixtures.MIXTURES["two clusters"]
-    free, held = (mixtures.learn(two, (0.0, 0.0), floor=floor, steps=60, every=30, seed=0) for floor in (0.0, mixtures.FLOOR))
-    assert free.steps == [0, 30, 60]
+    free, held = (mixtures.learn(two, (0.0, 0.0), floor=floor, steps=40, every=20, seed=0) for floor in (0.0, mixtures.FLOOR))
+    assert free.steps == [0, 20, 40]
     assert free.energy[-1] < 0.1 * free.energy[0]
     assert held.energy[-1] > 0.8 * held.energy[0]
-    again = mixtures.learn(two, (0.0, 0.0), floor=0.0, steps=60, every=30, seed=0)
+    again = mixtures.learn(two, (0.0, 0.0), floor=0.0, steps=40, every=20, seed=0)
     np.testing.assert_array_equal(again.samples[-1], free.samples[-1])
 
 
@@ -115,35 +117,33 @@ def test_the_mixtures_are_written_and_drawn(mixtures: ModuleType, monkeypatch: p
 def test_the_obstacle_rows_come_from_runs_that_are_kept(
     obstacle: ModuleType, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
-    arms = {name: obstacle.ARMS[name] for name in ("drift", "drift, noise 0.5 in use", "regression", "flow")}
+    arms = {name: obstacle.ARMS[name] for name in ("drift", "drift, noise 0.5 in use", "regression")}
     monkeypatch.setattr(obstacle, "ARMS", arms)
     monkeypatch.setattr(obstacle, "cluster_bootstrap_mean", functools.partial(cluster_bootstrap_mean, resamples=20))
     tiny = ["trainer.steps=2", "trainer.warmup_steps=1", "trainer.batch_size=8", "generator.width=8", "generator.depth=1"]
-    command = ["--runs", str(tmp_path / "runs"), "--seeds", "2", "--baseline-seeds", "1", "--observations", "3"]
+    command = ["--runs", str(tmp_path / "runs"), "--seeds", "1", "--observations", "3"]
     command += ["--out", str(tmp_path / "new" / "rows.json"), *tiny]
     obstacle.main(command)
     rows = json.loads((tmp_path / "new" / "rows.json").read_text())
     metrics = ["covered", "rarer_side", "hits", "success"]
     names = [*arms, "drift - regression"]
     assert [(row["objective"], row["metric"]) for row in rows] == [(name, metric) for name in names for metric in metrics]
-    assert {row["objective"]: (row["n_training_seeds"], row["n"]) for row in rows} == {
-        name: (1, 3) if name == "flow" else (2, 6) for name in names
-    }
-    assert {row["objective"]: row["noise_scale"] for row in rows[:16]} == dict(zip(arms, (1.0, 0.5, 0.0, 1.0), strict=True))
+    assert {(row["n_training_seeds"], row["n"]) for row in rows} == {(1, 3)}
+    assert {row["objective"]: row["noise_scale"] for row in rows[:12]} == dict(zip(arms, (1.0, 0.5, 0.0), strict=True))
     assert all(row["low"] <= row["value"] <= row["high"] for row in rows)
     runs = sorted(file.name for file in (tmp_path / "runs" / "test").iterdir() if file.is_dir())
-    assert runs == [
-        "drift_seed0",
-        "drift_seed1",
-        "objective_flow_seed0",
-        "objective_regression_seed0",
-        "objective_regression_seed1",
-    ]
+    assert runs == ["drift_seed0", "objective_regression_seed0"]
 
     monkeypatch.setattr(obstacle.train, "run", lambda config: pytest.fail("trained again"))
     monkeypatch.setattr(obstacle, "coverage", lambda *given: pytest.fail("judged again"))
     obstacle.main(command)
     assert json.loads((tmp_path / "new" / "rows.json").read_text()) == rows
+
+
+def test_baselines_may_have_fewer_seeds(obstacle: ModuleType) -> None:
+    arms = {"ours": obstacle.Arm([]), "theirs": obstacle.Arm([], baseline=True)}
+    assert obstacle.plan(arms, seeds=2, baseline_seeds=1) == [(0, "ours"), (0, "theirs"), (1, "ours")]
+    assert len(obstacle.plan(arms, seeds=2, baseline_seeds=9)) == 4
 
 
 def test_coverage_of_policies_that_are_known(obstacle: ModuleType, monkeypatch: pytest.MonkeyPatch) -> None:
