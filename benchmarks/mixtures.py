@@ -14,6 +14,7 @@ The script writes results/toy/mixtures.json, docs/toy_mixtures.png, docs/toy_mix
 """
 
 import argparse
+import io
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
@@ -22,13 +23,12 @@ from typing import Any
 
 import numpy as np
 import torch
-from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.figure import Figure
 from PIL import Image
 
 from drifting_policy.atomic import write_json
 from drifting_policy.drift import drift_loss
-from drifting_policy.models import MlpGenerator
+from drifting_policy.models.mlp import MlpGenerator
 from drifting_policy.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -142,7 +142,7 @@ def learn(mixture: Mixture, start: tuple[float, float], *, floor: float, steps: 
             watch(course, step, float(np.mean(losses)), points, data, mixture)
             losses = []
         optimizer.zero_grad()
-        loss.backward()
+        loss.backward()  # type: ignore[no-untyped-call]
         optimizer.step()
         schedule.step()
     return course
@@ -224,8 +224,8 @@ def draw_samples(courses: dict[tuple[str, str], list[Course]], path: Path) -> No
         data = mixture.draw(1000, np.random.default_rng(2))
         for axes, start in zip(row, STARTS, strict=True):
             scatter(axes, data, courses[name, start][0].samples[-1][:1000], color=COLORS[start])
-            x, y = mixture.starts[start]
-            axes.plot(np.clip(x, -1.2, 1.2), np.clip(y, -1.2, 1.2), marker="*", color="black", markersize=9)
+            if start != "far away":  # which lies beyond the window
+                axes.plot(*mixture.starts[start], marker="*", color="black", markersize=9)
             axes.set_title(f"{name}, start {start}", fontsize=10)
     figure.savefig(path, dpi=100)
 
@@ -276,9 +276,9 @@ def draw_film(courses: dict[tuple[str, str], list[Course]], path: Path) -> None:
             axes.set(xlim=(-1.3, 2.3), ylim=(-1.3, 2.3))
             axes.set_title(f"start {start}", fontsize=10)
         figure.suptitle(f"step {step}", fontsize=10)
-        canvas = FigureCanvasAgg(figure)
-        canvas.draw()
-        frames.append(np.asarray(canvas.buffer_rgba())[..., :3].copy())
+        picture = io.BytesIO()
+        figure.savefig(picture, format="png")
+        frames.append(np.asarray(Image.open(picture).convert("RGB")))
     palette = Image.fromarray(np.concatenate(frames[:: max(1, len(frames) // 6)])).quantize(32)
     images = [Image.fromarray(frame).quantize(palette=palette, dither=Image.Dither.NONE) for frame in frames]
     durations = [120] * (len(images) - 1) + [2000]

@@ -70,21 +70,20 @@ ARMS = {
     "diffusion": Arm(["objective=diffusion"], baseline=True),
     "flow": Arm(["objective=flow"], baseline=True),
 }
-STUDY = {"drift": drift()}
-STUDY |= {f"drift, {n} sample{'s' if n > 1 else ''}": drift(f"samples={n}") for n in (1, 2, 8, 16)}
-STUDY |= {
-    f"drift, floor 0, {n} sample{'s' if n > 1 else ''}": drift("affinity_floor=0", f"samples={n}") for n in (1, 2, 4, 8, 16)
-}
-STUDY |= {
-    "drift, scale per condition": drift("scale=condition"),
-    "drift, force per condition": drift("force=condition"),
+STUDY = {
+    "drift": drift(),
     "drift, scale and force per condition": drift(*CONDITION),
+    "drift, floor 0": drift("affinity_floor=0"),
     "drift, floor 0, scale and force per condition": drift("affinity_floor=0", *CONDITION),
+    **{f"drift, {n} samples": drift(f"samples={n}") for n in (16, 8, 2, 1)},
+    **{f"drift, floor 0, {n} samples": drift("affinity_floor=0", f"samples={n}") for n in (16, 8, 2, 1)},
     "drift, gaussian kernel": drift("kernel=gaussian"),
     **{f"drift, temperature {t}": drift(f"temperatures=[{t}]") for t in (0.02, 0.05, 0.2)},
+    "drift, scale per condition": drift("scale=condition"),
+    "drift, force per condition": drift("force=condition"),
 }
 HEADS = {False: ["generator.width=128", "generator.depth=2"], True: ["generator.width=64", "generator.depth=2"]}
-STUDY_STEPS = ["trainer.steps=1500"]
+STUDY_STEPS = ["trainer.steps=1200"]
 
 
 def main(arguments: Sequence[str]) -> None:
