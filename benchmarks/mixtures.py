@@ -32,8 +32,8 @@ from drifting_policy.models.mlp import MlpGenerator
 from drifting_policy.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
-SAMPLES = 256  # per step, and as many points of the data
-JUDGED = 2000  # samples and data that are compared
+SAMPLES = 128  # per step, and as many points of the data
+JUDGED = 1000  # samples and data that are compared
 RATE, WIDTH, DEPTH = 6e-3, 128, 3
 FILM_OF = "ring"
 FLOOR = 1e-6
@@ -168,9 +168,9 @@ def modes_found(modes: np.ndarray, count: int) -> tuple[float, float]:
 def main(arguments: Sequence[str]) -> None:
     """Train every mixture from every start, write the rows, and draw."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--steps", type=int, default=1200)
-    parser.add_argument("--every", type=int, default=30, help="steps between two looks")
-    parser.add_argument("--seeds", type=int, default=2)
+    parser.add_argument("--steps", type=int, default=400)
+    parser.add_argument("--every", type=int, default=20, help="steps between two looks")
+    parser.add_argument("--seeds", type=int, default=1)
     parser.add_argument("--root", type=Path, default=ROOT, help="folder with results/ and docs/")
     options = parser.parse_args(arguments)
     torch.set_num_threads(1)
