@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install train demo test bench evidence clean
+.PHONY: help install train demo test bench evidence toys clean
 
 help:
 	@echo "make train     train a one-step policy on Push-T, evaluate it and film it"
@@ -12,6 +12,7 @@ help:
 	@echo "make test      lint, type-check and test"
 	@echo "make bench     measure the performance figures again (results/benchmarks)"
 	@echo "make evidence  train and measure drift and its controls on the human demonstrations again (hours)"
+	@echo "make toys      train and draw the toys again (docs/toys.md; hours)"
 	@echo "make clean     remove the environment and caches (runs/ stays)"
 
 install: $(INSTALLED)
@@ -44,6 +45,13 @@ evidence: $(INSTALLED)
 	$(RUN) benchmarks/push_t.py human_unet
 	$(RUN) -m drifting_policy.report tables
 	$(RUN) -m drifting_policy.report tables --document docs/training.md
+
+toys: $(INSTALLED)
+	$(RUN) benchmarks/mixtures.py
+	$(RUN) benchmarks/obstacle.py
+	$(RUN) benchmarks/obstacle.py --study
+	$(RUN) benchmarks/obstacle_picture.py
+	$(RUN) -m drifting_policy.report tables --document docs/toys.md
 
 clean:
 	rm -rf $(VENV) build *.egg-info .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -166,6 +166,7 @@ class DriftConfig(NamedConfig):
     force: str = "batch"
     affinity_floor: float = 1e-6
     noise_scale: float = 0.5
+    condition: str = "observation"
 
 
 @dataclass

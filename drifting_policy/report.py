@@ -117,10 +117,12 @@ def _note(rows: Rows) -> str:
     row, counts = rows[0], sorted({row["nfe"] for row in rows})
     evaluations = f"{' or '.join(map(str, counts))} network evaluation{'s' if counts != [1] else ''} per plan"
     versions = ", ".join(f"{name} {row['versions'][name]}" for name in ("torch", "gym-pusht", "pymunk"))
-    runs = f"{row['n_training_seeds']} training seed{'s' if row['n_training_seeds'] > 1 else ''}"
+    seeds = sorted({row["n_training_seeds"] for row in rows})
+    runs = f"{' or '.join(map(str, seeds))} training seed{'s' if seeds != [1] else ''}"
+    checkpoints = f"last {row['n_checkpoints']} checkpoints" if row["n_checkpoints"] > 1 else "last checkpoint"
     return (
         f"Task {row['task']}, {row['data']} demonstrations, head {row['head']}, {evaluations}; "
-        f"{runs}, last {row['n_checkpoints']} checkpoints, {row['n_episodes']} {row['split']} episodes; "
+        f"{runs}, {checkpoints}, {row['n_episodes']} {row['split']} episodes; "
         f"{100 * row['confidence']:.0f} % intervals, {row['method']}; {versions}."
     )
 

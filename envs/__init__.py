@@ -6,3 +6,5 @@ Importing this package registers the tasks and loads no simulator. None of them 
 import gymnasium
 
 gymnasium.register(id="drifting/PushT-v0", entry_point="drifting_policy.envs.push_t:PushTEnv")
+gymnasium.register(id="drifting/Obstacle-v0", entry_point="drifting_policy.envs.obstacle:ObstacleEnv")
+gymnasium.register(id="drifting/Mixture-v0", entry_point="drifting_policy.envs.mixture:MixtureEnv")

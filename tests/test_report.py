@@ -126,7 +126,7 @@ def test_results_that_cannot_serve_are_named(tmp_path: Path, content: str | None
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["README.md", "docs/training.md"])
+@pytest.mark.parametrize("name", ["README.md", "docs/training.md", "docs/toys.md"])
 def test_the_documents_of_this_project_agree_with_its_results(name: str) -> None:
     assert "<!-- table " in (ROOT / name).read_text()
     assert main(["tables", "--check", "--document", str(ROOT / name)]) == 0
@@ -138,3 +138,10 @@ def test_baselines_may_need_more_evaluations(tmp_path: Path) -> None:
     document = written(tmp_path, rows)
     assert main(["tables", "--document", str(document)]) == 0
     assert "head mlp, 1 or 10 network evaluations per plan;" in document.read_text()
+
+
+def test_rows_may_have_other_numbers_of_seeds(tmp_path: Path) -> None:
+    rows = [row("drift", "success", 0.5), row("flow", "success", 0.5) | {"n_training_seeds": 1}]
+    document = written(tmp_path, [each | {"n_checkpoints": 1} for each in rows])
+    assert main(["tables", "--document", str(document)]) == 0
+    assert "1 or 3 training seeds, last checkpoint, 50 test episodes;" in document.read_text()

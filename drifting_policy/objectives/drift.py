@@ -17,13 +17,17 @@ from drifting_policy.types import ConfigError
 
 # What one point of the field is: the whole chunk, one step of it, or the course of one action dimension.
 GROUPINGS = {"chunk": "b g t d -> b g (t d)", "step": "b g t d -> (b t) g d", "dim": "b g t d -> (b d) g t"}
+# Whose samples and demonstrations see each other: those of one observation, or all of the batch as those of one condition.
+CONDITIONS = {"observation": "b g t d -> b g t d", "batch": "b g t d -> 1 (b g) t d"}
 
 
 class DriftObjective(Objective):
     """The drifting loss on raw action chunks (arXiv 2602.04770, equation 6 and section 5.3).
 
     Each observation is one condition: `samples` chunks are generated for it, the demonstrated chunk is the only positive,
-    and the siblings are the negatives.
+    and the siblings are the negatives. With `condition` "batch" all demonstrations of a batch are the positives and all its
+    samples the siblings of a single condition: the unconditional setting of the paper, for tasks whose observation says
+    nothing. Anywhere else it would teach the head to ignore what it observes.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class DriftObjective(Objective):
         force: str,
         affinity_floor: float,
         noise_scale: float,
+        condition: str,
     ) -> None:
         """See `drifting_policy.drift.drift` for the options of the field.
 
@@ -49,9 +54,12 @@ class DriftObjective(Objective):
         """
         if grouping not in GROUPINGS:
             raise ConfigError(f"Unknown grouping '{grouping}'; choose one of {sorted(GROUPINGS)}.")
+        if condition not in CONDITIONS:
+            raise ConfigError(f"Unknown condition '{condition}'; choose one of {sorted(CONDITIONS)}.")
         if samples < 1:
             raise ConfigError(f"The drift objective needs at least 1 sample per observation; got {samples}.")
-        self.samples, self.grouping, self.noise_scale = samples, grouping, noise_scale
+        self.samples, self.noise_scale = samples, noise_scale
+        self.condition, self.grouping = condition, grouping
         self.options = DriftOptions(
             temperatures=tuple(temperatures),
             kernel=cast("Kernel", kernel),
@@ -75,15 +83,17 @@ class DriftObjective(Objective):
         """The drifting loss; its value says nothing about the fit, so the metrics carry what does.
 
         `drift_rms_<temperature>` is the length of the field before it was normalised, `sibling_spread` the deviation of the
-        samples of one observation around their mean, `sample_error` their RMS distance from the demonstration (network units).
+        samples of one condition around their mean, `sample_error` the RMS distance of the samples of one observation from its
+        demonstration (network units).
         """
         noise = torch.randn((len(action), self.samples, *action.shape[1:]), generator=generator).to(action)
         x = head(noise, cond).float()
-        pattern = GROUPINGS[self.grouping]
-        losses, field = drift_loss(rearrange(x, pattern), rearrange(action[:, None], pattern), **self.options)
+        condition, grouping = CONDITIONS[self.condition], GROUPINGS[self.grouping]
+        siblings, positives = rearrange(x, condition), rearrange(action[:, None], condition)
+        losses, field = drift_loss(rearrange(siblings, grouping), rearrange(positives, grouping), **self.options)
         samples = x.detach()
         metrics = {
-            "sibling_spread": samples.var(dim=1, correction=0).mean().sqrt(),
+            "sibling_spread": siblings.detach().var(dim=1, correction=0).mean().sqrt(),
             "sample_error": (samples - action[:, None]).square().mean().sqrt(),
         }
         for temperature, rms in zip(self.options["temperatures"], field.rms, strict=True):

@@ -11,7 +11,7 @@ from torch import Tensor, nn
 from drifting_policy.config import DriftConfig, arguments
 from drifting_policy.drift import drift, drift_loss
 from drifting_policy.models import Generator, MlpGenerator
-from drifting_policy.objectives.drift import GROUPINGS, DriftObjective
+from drifting_policy.objectives.drift import CONDITIONS, GROUPINGS, DriftObjective
 from drifting_policy.types import ConfigError
 
 
@@ -87,10 +87,33 @@ def test_every_option_reaches_the_field() -> None:
         {"scale": "condition"},
         {"force": "condition"},
         {"affinity_floor": 0.0},
+        {"condition": "batch"},
     ]
     gradients = [loss_of(x, action, **option)[2] for option in options]
     for i, first in enumerate(gradients):
         assert all((first - other).abs().max() > 1e-6 for other in gradients[i + 1 :])
+
+
+@pytest.mark.parametrize("grouping", GROUPINGS)
+def test_the_batch_as_one_condition_pools_samples_and_demonstrations(grouping: str) -> None:
+    x, action = normal(3, 4, 5, 2), normal(3, 5, 2, seed=1)
+    value, metrics, gradient = loss_of(x, action, grouping=grouping, condition="batch", affinity_floor=0.0)
+    leaf = x.clone().requires_grad_()
+    samples, demos = (torch.stack(groups(each.flatten(0, 1)[None], grouping)) for each in (leaf, action[:, None]))
+    assert (samples.shape[1], demos.shape[1]) == (12, 3)
+    losses, _ = drift_loss(samples, demos, affinity_floor=0.0)
+    torch.testing.assert_close(value, losses.mean())
+    torch.testing.assert_close(gradient, torch.autograd.grad(losses.mean(), leaf)[0])
+    torch.testing.assert_close(metrics["sibling_spread"], x.flatten(0, 1).var(0, correction=0).mean().sqrt())
+    torch.testing.assert_close(metrics["sample_error"], (x - action[:, None]).square().mean().sqrt())
+
+
+@pytest.mark.parametrize("condition", CONDITIONS)
+def test_one_observation_is_its_own_batch(condition: str) -> None:
+    x, action = normal(1, 6, 5, 2), normal(1, 5, 2, seed=1)
+    value, _, gradient = loss_of(x, action, condition=condition)
+    expected, _, reference = loss_of(x, action)
+    torch.testing.assert_close((value, gradient), (expected, reference), rtol=0, atol=0)
 
 
 @pytest.mark.parametrize("grouping", GROUPINGS)
@@ -137,6 +160,7 @@ def test_noise_is_unit_noise_from_the_generator() -> None:
     ("options", "words"),
     [
         ({"grouping": "flat"}, r"Unknown grouping 'flat'; choose one of \['chunk', 'dim', 'step'\]"),
+        ({"condition": "task"}, r"Unknown condition 'task'; choose one of \['batch', 'observation'\]"),
         ({"samples": 0}, "at least 1 sample per observation; got 0"),
         ({"kernel": "cauchy"}, "cannot be built: .*laplace, gaussian"),
         ({"coupling": "column"}, "cannot be built: .*row_column, row, none"),
