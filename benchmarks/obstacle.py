@@ -19,6 +19,7 @@ import contextlib
 import dataclasses
 import functools
 import json
+import re
 import sys
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -137,7 +138,9 @@ def plan(arms: Mapping[str, Arm], *, seeds: int, baseline_seeds: int) -> list[tu
 
 def folder(arm: Arm) -> str:
     """The name of the run; arms that differ in use only share it."""
-    return "_".join(setting.removeprefix("objective.").replace("=", "_") for setting in arm.settings) or "drift"
+    return (
+        "_".join(re.sub(r"[^\w.]+", "_", setting.removeprefix("objective.")).strip("_") for setting in arm.settings) or "drift"
+    )
 
 
 def learn(settings: Sequence[str], seed: int, run_dir: Path) -> None:

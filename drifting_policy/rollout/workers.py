@@ -104,7 +104,8 @@ class WorkerPool:
                 else:
                     ended = self._take(worker, message)
                     records += ended
-                    bar.update(len(ended))
+                    if ended:
+                        bar.update(len(ended))
             self._end_hanging()
         return records
 

@@ -4,6 +4,7 @@ import functools
 import importlib
 import json
 import math
+import re
 from pathlib import Path
 from types import ModuleType
 
@@ -174,3 +175,10 @@ def test_coverage_of_policies_that_are_known(obstacle: ModuleType, monkeypatch: 
     both = means(Known(0.0))
     assert (both["covered"], both["hits"]) == (1.0, 0.0)
     assert 0.35 < both["rarer_side"] <= 0.5
+
+
+def test_every_arm_has_a_folder_that_a_setting_can_name(obstacle: ModuleType) -> None:
+    arms = [*obstacle.STUDY.values(), *obstacle.ARMS.values()]
+    names = {tuple(arm.settings): obstacle.folder(arm) for arm in arms}
+    assert len(set(names.values())) == len(names)
+    assert all(re.fullmatch(r"[\w.]+", name) for name in names.values())
