@@ -36,6 +36,7 @@ test: $(INSTALLED)
 bench: $(INSTALLED)
 	$(RUN) benchmarks/drift_core.py
 	$(RUN) benchmarks/act.py
+	$(RUN) benchmarks/compare.py
 	$(RUN) benchmarks/rollout.py
 	$(RUN) -m drifting_policy.report tables
 
