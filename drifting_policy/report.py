@@ -90,7 +90,7 @@ def score_table(rows: Rows) -> str:
     Where the objectives cost differently, further columns tell what a plan and a step of the training cost.
     """
     metrics = list(dict.fromkeys(row["metric"] for row in rows))
-    costs = len({row["nfe"] for row in rows}) > 1
+    costs = len({row["nfe"] for row in rows}) > 1 and any(row.get("latency_ms") for row in rows)
     lines = []
     for name in dict.fromkeys(row["objective"] for row in rows):
         of_name = {row["metric"]: row for row in rows if row["objective"] == name}
@@ -106,9 +106,9 @@ def score_table(rows: Rows) -> str:
 
 def _costs(row: Mapping[str, Any]) -> list[str]:
     """The cells under `COSTS`; a difference between two objectives has none."""
-    if row["latency_ms"] is None:
+    latency = row.get("latency_ms")
+    if not latency:
         return ["", "", ""]
-    latency = row["latency_ms"]
     return [str(row["nfe"]), f"{latency['p50']:.1f} / {latency['p99']:.1f}", f"{row['train_step_ratio']:.1f}"]
 
 
