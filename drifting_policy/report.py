@@ -120,6 +120,9 @@ def _note(rows: Rows) -> str:
     seeds = sorted({row["n_training_seeds"] for row in rows})
     runs = f"{' or '.join(map(str, seeds))} training seed{'s' if seeds != [1] else ''}"
     checkpoints = f"last {row['n_checkpoints']} checkpoints" if row["n_checkpoints"] > 1 else "last checkpoint"
+    others = {r["objective"]: r["n_checkpoints"] for r in rows if r["n_checkpoints"] != row["n_checkpoints"]}
+    if others:
+        checkpoints += f" ({', '.join(f'{name}: {count}' for name, count in others.items())})"
     return (
         f"Task {row['task']}, {row['data']} demonstrations, head {row['head']}, {evaluations}; "
         f"{runs}, {checkpoints}, {row['n_episodes']} {row['split']} episodes; "

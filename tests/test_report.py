@@ -132,6 +132,13 @@ def test_the_documents_of_this_project_agree_with_its_results(name: str) -> None
     assert main(["tables", "--check", "--document", str(ROOT / name)]) == 0
 
 
+def test_fewer_checkpoints_are_named(tmp_path: Path) -> None:
+    rows = [row("drift", "success", 0.5), row("diffusion", "success", 0.5) | {"n_checkpoints": 2}]
+    document = written(tmp_path, rows)
+    assert main(["tables", "--document", str(document)]) == 0
+    assert "last 5 checkpoints (diffusion: 2), 50 test episodes" in document.read_text()
+
+
 def test_baselines_may_need_more_evaluations(tmp_path: Path) -> None:
     rows = [row("drift", "success", 0.5), row("flow", "success", 0.5) | {"nfe": 10}]
     document = written(tmp_path, rows)
