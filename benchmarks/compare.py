@@ -8,7 +8,7 @@ whose commands are disturbed by Gaussian noise is compared with itself undisturb
 import argparse
 import itertools
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -70,7 +70,7 @@ def play(noise_seed: int, deviation: float, *, blocks: int) -> list[tuple[Episod
 
 
 def share(
-    name: str, pairs: Sequence[tuple[tuple[Episode, ...], tuple[Episode, ...]]], better: Sequence[str]
+    name: str, pairs: Sequence[tuple[tuple[Episode, ...], tuple[Episode, ...]]], better: Collection[str]
 ) -> list[dict[str, Any]]:
     """For each metric how many of the pairs were declared `better`."""
     found = [compare_episodes(a, b) for a, b in pairs]
@@ -101,8 +101,8 @@ def main(argv: Sequence[str]) -> int:
     pairs = [(a[i], b[i]) for a, b in itertools.combinations(itself, 2) for i in range(given.blocks)]
     chosen = np.random.default_rng(0).permutation(len(pairs))[: given.repetitions]
     worse = [(a[i], b[i]) for a in itself for b in disturbed for i in range(given.blocks)]
-    rows = share("the same policy, other noise", [pairs[i] for i in chosen], "ab")
-    rows += share(f"commands disturbed by {DISTURBANCE:g} px", worse, "a")
+    rows = share("the same policy, other noise", [pairs[i] for i in chosen], {"a", "b"})
+    rows += share(f"commands disturbed by {DISTURBANCE:g} px", worse, {"a"})
     for row in rows:
         print(
             f"{row['case']:<34} {row['metric']:<12} {row['declared']:>4} of {row['comparisons']}  {row['mean_difference']:+.3f}"

@@ -15,6 +15,7 @@ from torch.nn.modules.module import register_module_forward_hook
 
 from drifting_policy.models import MlpGenerator
 from drifting_policy.objectives.drift import GROUPINGS
+from drifting_policy.rollout.episode import Episode
 
 FOLDER = Path(__file__).resolve().parents[2] / "benchmarks"
 TINY = {"drift_core": ["--generators", "mlp", "--batch", "4"], "act": ["--heads", "mlp"]}
@@ -138,3 +139,12 @@ def test_calls_take_turns_and_the_first_rounds_do_not_count(monkeypatch: pytest.
     times = timing.interleaved({"a": lambda: call("a"), "b": lambda: call("b")}, repetitions=2, warmup=1)
     assert log == ["a", "b"] * 3
     assert times == {"a": [3000, 5000], "b": [4000, 6000]}
+
+
+def test_a_comparison_that_declares_nothing_is_no_alarm(monkeypatch: pytest.MonkeyPatch) -> None:
+    compare = script("compare", monkeypatch)
+    good, bad = (tuple(Episode(seed, score, score, score > 0.5, 1) for seed in range(9)) for score in (0.9, 0.1))
+    cases = {(good, good): (0, 0), (good, bad): (1, 1), (bad, good): (1, 0)}
+    for pair, counts in cases.items():
+        found = [compare.share("case", [pair], better)[0]["declared"] for better in ({"a", "b"}, {"a"})]
+        assert tuple(found) == counts
