@@ -33,8 +33,11 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("train +extra=1", "Unknown setting 'extra': nothing reads it"),
         ("train ++trainer.stepz=1", "Unknown setting 'trainer.stepz': nothing reads it"),
         ("train generator=ml", "Unknown generator 'ml'; choose one of mlp, transformer, unet."),
-        ("train task=push_t_base2", "Unknown task 'push_t_base2'; choose one of push_t, push_t_state."),
-        ("train trainer=fast", "Unknown trainer 'fast'; choose one of debug, default."),
+        (
+            "train task=push_t_base2",
+            "Unknown task 'push_t_base2'; choose one of push_t, push_t_state, toy_mixture, toy_obstacle.",
+        ),
+        ("train trainer=fast", "Unknown trainer 'fast'; choose one of debug, default, toy."),
         ("train seed=abc", "seed=abc: Value 'abc' of type 'str' could not be converted to Integer"),
         ("train seed=", "Value '' of type 'str' could not be converted to Integer"),
         ("train resume=maybe", "Value 'maybe' is not a valid bool"),

@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 
+from drifting_policy.reporting.media import KINDS
 from drifting_policy.types import ConfigError
 
 FOLDER, INDEX = "exhibits", "exhibits.json"
@@ -121,9 +122,9 @@ def _exhibit(home: Path, row: Mapping[str, Any]) -> Exhibit:
 
 
 def _inside(home: Path, name: str) -> Path:
-    """A file of the folder; a page shows no other."""
-    if Path(name).name != name:
-        raise ValueError(f"{name!r} lies outside")
+    """A film or picture of the folder; a page shows nothing else."""
+    if Path(name).name != name or Path(name).suffix not in KINDS:
+        raise ValueError(f"{name!r} is no film or picture in it")
     return home / name
 
 

@@ -203,7 +203,7 @@ def test_no_file_outside_the_exhibits_is_shown(run_folder: Path, read: Read) -> 
         index["episodes"][0]["film"] = name
         change(run_folder / "eval" / FOLDER / INDEX, **index)
         page = read(page_of(run_folder))
-        assert "lies outside" in page.told("p")
+        assert "is no film or picture in it" in page.told("p")
         assert base64.b64encode(b"secret").decode() not in str(page.attributes)
 
 
