@@ -39,6 +39,7 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/compare.py
 	$(RUN) benchmarks/rollout.py
 	$(RUN) -m drifting_policy.report tables
+	$(RUN) -m drifting_policy.report tables --document docs/evaluation.md
 
 evidence: $(INSTALLED)
 	$(RUN) benchmarks/push_t.py human_mlp
