@@ -7,6 +7,8 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image, ImageDraw
 
+from drifting_policy.envs.arguments import check_rendering, finite_vector, restored
+
 CLUSTERS, RING, DEVIATION = 8, 0.7, 0.05
 NEAR = 3 * DEVIATION  # a point within this distance of a centre belongs to its cluster
 
@@ -43,10 +45,7 @@ class MixtureEnv(gymnasium.Env[Any, np.ndarray]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 1}  # noqa: RUF012 (as gymnasium declares it)
 
     def __init__(self, *, render_mode: str = "rgb_array", render_size: int = 256) -> None:
-        if render_mode != "rgb_array":
-            raise ValueError(f"render_mode must be 'rgb_array'; got {render_mode!r}.")
-        if render_size < 96:
-            raise ValueError(f"render_size must be at least 96 px; got {render_size}.")
+        check_rendering(render_mode, render_size)
         self.render_mode = render_mode
         self.render_size = render_size
         self.observation_space = spaces.Dict({"nothing": spaces.Box(-1.0, 1.0, (1,), np.float32)})
@@ -66,9 +65,7 @@ class MixtureEnv(gymnasium.Env[Any, np.ndarray]):
             ValueError: an unknown option.
         """
         super().reset(seed=seed)
-        unknown = sorted(set(options or {}) - {"nothing"})
-        if unknown:
-            raise ValueError(f"reset takes the option 'nothing' only; got {unknown}.")
+        restored(options, name="nothing", size=1)
         self._point = None
         return self._observe(), {"success": False, "cluster": -1}
 
@@ -78,10 +75,7 @@ class MixtureEnv(gymnasium.Env[Any, np.ndarray]):
         Raises:
             ValueError: `action` is not two finite numbers.
         """
-        point = np.asarray(action, dtype=np.float64)
-        if point.shape != (2,) or not np.isfinite(point).all():
-            raise ValueError(f"action must be 2 finite numbers; got shape {point.shape}, values {point.tolist()}.")
-        self._point = point
+        self._point = point = finite_vector(action, size=2, name="action")
         cluster = int(cluster_of(point))
         return self._observe(), float(cluster >= 0), True, False, {"success": cluster >= 0, "cluster": cluster}
 

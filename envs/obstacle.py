@@ -10,6 +10,8 @@ import numpy as np
 from gymnasium import spaces
 from PIL import Image, ImageDraw
 
+from drifting_policy.envs.arguments import check_rendering, finite_vector, restored
+
 RADIUS = 0.2  # of the obstacle, m
 REACH = 0.2  # longest move of one step, m
 GOAL_RADIUS = 0.075  # m
@@ -87,10 +89,7 @@ class ObstacleEnv(gymnasium.Env[Any, np.ndarray]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (as gymnasium declares it)
 
     def __init__(self, *, render_mode: str = "rgb_array", render_size: int = 256) -> None:
-        if render_mode != "rgb_array":
-            raise ValueError(f"render_mode must be 'rgb_array'; got {render_mode!r}.")
-        if render_size < 96:
-            raise ValueError(f"render_size must be at least 96 px; got {render_size}.")
+        check_rendering(render_mode, render_size)
         self.render_mode = render_mode
         self.render_size = render_size
         sizes = {"state": 6, "agent_pos": 2, "goal": 2, "obstacle": 2}
@@ -110,12 +109,8 @@ class ObstacleEnv(gymnasium.Env[Any, np.ndarray]):
             ValueError: an unknown option, or a state that is not six finite numbers.
         """
         super().reset(seed=seed)
-        unknown = sorted(set(options or {}) - {"state"})
-        if unknown:
-            raise ValueError(f"reset takes the option 'state' only; got {unknown}.")
-        state = initial_state(self.np_random)
-        if options and options.get("state") is not None:
-            state = _finite_vector(options["state"], size=6, name="options['state']")
+        state, recorded = initial_state(self.np_random), restored(options, name="state", size=6)
+        state = state if recorded is None else recorded
         self._goal, self._obstacle = state[2:4], state[4:]
         self._path, self._target = [state[:2]], state[:2]
         return self._observe(), self._info()
@@ -126,7 +121,7 @@ class ObstacleEnv(gymnasium.Env[Any, np.ndarray]):
         Raises:
             ValueError: `action` is not two finite numbers.
         """
-        self._target = _finite_vector(action, size=2, name="action").clip(-1.0, 1.0)
+        self._target = finite_vector(action, size=2, name="action").clip(-1.0, 1.0)
         self._path.append(move(self._path[-1], self._target))
         info = self._info()
         return self._observe(), float(info["success"]), info["success"] or info["hit"], False, info
@@ -163,10 +158,3 @@ class ObstacleEnv(gymnasium.Env[Any, np.ndarray]):
         hit = bool(clearance(path, self._obstacle) < RADIUS)
         near = bool(np.linalg.norm(path[-1] - self._goal) <= GOAL_RADIUS)
         return {"success": near and not hit, "hit": hit, "side": int(passage(path, self._goal, self._obstacle))}
-
-
-def _finite_vector(values: Any, *, size: int, name: str) -> np.ndarray:
-    vector = np.asarray(values, dtype=np.float64)
-    if vector.shape != (size,) or not np.isfinite(vector).all():
-        raise ValueError(f"{name} must be {size} finite numbers; got shape {vector.shape}, values {vector.tolist()}.")
-    return vector

@@ -7,6 +7,8 @@ import gymnasium
 import numpy as np
 from gymnasium import spaces
 
+from drifting_policy.envs.arguments import check_rendering, finite_vector, restored
+
 with warnings.catch_warnings():
     # pygame asks setuptools for `pkg_resources`, which warns on setuptools 67 to 81.
     warnings.filterwarnings("ignore", message="pkg_resources is deprecated as an API")
@@ -56,10 +58,7 @@ class PushTEnv(gymnasium.Env[Any, np.ndarray]):
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (as gymnasium declares it)
 
     def __init__(self, *, render_mode: str = "rgb_array", render_size: int = 256) -> None:
-        if render_mode != "rgb_array":
-            raise ValueError(f"render_mode must be 'rgb_array'; got {render_mode!r}.")
-        if render_size < 96:
-            raise ValueError(f"render_size must be at least 96 px; got {render_size}.")
+        check_rendering(render_mode, render_size)
         self.render_mode = render_mode
         self.render_size = render_size
         self._world = pusht.PushTEnv(visualization_width=render_size, visualization_height=render_size)
@@ -90,12 +89,9 @@ class PushTEnv(gymnasium.Env[Any, np.ndarray]):
             ValueError: an unknown option, or a state that is not five finite numbers.
         """
         super().reset(seed=seed)
-        unknown = sorted(set(options or {}) - {"state"})
-        if unknown:
-            raise ValueError(f"reset takes the option 'state' only; got {unknown}.")
+        state = restored(options, name="state", size=5)
         self._world.reset(seed=seed)
-        if options and options.get("state") is not None:
-            state = _finite_vector(options["state"], size=5, name="options['state']")
+        if state is not None:
             self._world.reset(options={"reset_to_state": self._before_rotation(state)})
         self._world._last_action = None  # else the first frame shows the last target of the previous episode
         return self._observe(), self._info(self._coverage())
@@ -106,7 +102,7 @@ class PushTEnv(gymnasium.Env[Any, np.ndarray]):
         Raises:
             ValueError: `action` is not two finite numbers.
         """
-        target = _finite_vector(action, size=2, name="action").clip(0.0, WORLD_SIZE)
+        target = finite_vector(action, size=2, name="action").clip(0.0, WORLD_SIZE)
         self._world.step(target)
         coverage = self._coverage()
         reward = float(np.clip(coverage / SUCCESS_COVERAGE, 0.0, 1.0))
@@ -147,10 +143,3 @@ class PushTEnv(gymnasium.Env[Any, np.ndarray]):
 
     def _info(self, coverage: float) -> dict[str, Any]:
         return {"coverage": coverage, "success": coverage >= SUCCESS_COVERAGE}
-
-
-def _finite_vector(values: Any, *, size: int, name: str) -> np.ndarray:
-    vector = np.asarray(values, dtype=np.float64)
-    if vector.shape != (size,) or not np.isfinite(vector).all():
-        raise ValueError(f"{name} must be {size} finite numbers; got shape {vector.shape}, values {vector.tolist()}.")
-    return vector

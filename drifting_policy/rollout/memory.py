@@ -40,7 +40,7 @@ class WorkerMemory:
             size += -(-int(np.prod(shape)) * dtype.itemsize // ALIGNMENT) * ALIGNMENT
         self._block = SharedMemory(name=name, create=name is None, size=size)
         self._linked = name is None
-        arrays = {
+        arrays: dict[tuple[str, str], np.ndarray] = {
             field: np.ndarray(shape, dtype, buffer=self._block.buf, offset=offset)
             for (field, (shape, dtype)), offset in zip(layout.items(), offsets, strict=True)
         }
