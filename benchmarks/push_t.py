@@ -31,9 +31,9 @@ from drifting_policy.atomic import write_json
 from drifting_policy.checkpoint import list_checkpoints, load_policy
 from drifting_policy.config import arguments
 from drifting_policy.eval import load_task
-from drifting_policy.evaluation import LABELS
 from drifting_policy.objectives import OBJECTIVES
 from drifting_policy.policy import DriftingPolicy
+from drifting_policy.rollout.metrics import labels
 from drifting_policy.rollout.statistics import cluster_bootstrap_mean
 from drifting_policy.rows import result_row
 from drifting_policy.train import build_batches, build_state
@@ -242,12 +242,12 @@ def make_rows(trials: Mapping[str, list[Trial]], timing: Mapping[str, Mapping[st
     """A row for each arm and metric, then drift minus each other arm, paired by training seed (equal batches) and episode."""
     rows = []
     for name, runs in trials.items():
-        for metric in LABELS:
+        for metric in labels():
             interval = cluster_bootstrap_mean([run.tables[metric] for run in runs])
             means = [round(float(run.tables[metric].mean()), 4) for run in runs]
             rows.append(result_row(name, metric, interval, runs, per_training_seed=means, **timing[name]))
     for name in [name for name in trials if name != "drift" and not name.startswith("drift,")]:
-        for metric in LABELS:
+        for metric in labels():
             pairs = zip(trials["drift"], trials[name], strict=True)
             tables = [ours.tables[metric].mean(0) - theirs.tables[metric].mean(0) for ours, theirs in pairs]
             interval = cluster_bootstrap_mean(tables)

@@ -73,7 +73,10 @@ class DataConfig:
 
 @dataclass
 class TaskConfig:
-    """A task: its environment, the interface of its policies, and its data sets."""
+    """A task: its environment, the interface of its policies, and its data sets.
+
+    `stages` is the number of equal stages of the score: p1 .. pn are the shares of episodes that reached each.
+    """
 
     name: str = ""
     env_id: str = ""
@@ -83,6 +86,7 @@ class TaskConfig:
     obs_horizon: int = 2
     pred_horizon: int = 16
     exec_horizon: int = 8
+    stages: int = 0
     observations: dict[str, ArrayConfig] = field(default_factory=dict)
     action: ArrayConfig = field(default_factory=ArrayConfig)
     keypoints: dict[str, KeypointsConfig] = field(default_factory=dict)

@@ -37,7 +37,8 @@ def run(config: ReplayConfig) -> int:
         out.mkdir(parents=True, exist_ok=True)
     replays = replay_demonstrations(task, demonstrations, episodes=config.episodes)
     required = task.data[name].replay_score if name in task.data else None
-    table = {"task": task.name, "data": config.data, "required_max_score": required, **summary(replays), "versions": versions()}
+    table: dict[str, Any] = {"task": task.name, "data": config.data, "required_max_score": required}
+    table |= summary(replays, stages=task.stages) | {"versions": versions()}
     with writing_to(out):
         write_json(out / "replay.json", table)
     print(report(table, task))
@@ -75,12 +76,13 @@ def replay_demonstrations(task: TaskConfig, demonstrations: Demonstrations, *, e
     return replays
 
 
-def summary(replays: Sequence[Replay]) -> dict[str, Any]:
+def summary(replays: Sequence[Replay], *, stages: int = 0) -> dict[str, Any]:
     """Aggregates over the demonstrations, and every one of them."""
+    metrics = summarize((each.episode for each in replays), stages=stages)
     told = sorted(set.intersection(*(set(each.largest) for each in replays)))
     return {
         "n_episodes": len(replays),
-        "metrics": {name: asdict(interval) for name, interval in summarize(each.episode for each in replays).items()},
+        "metrics": {name: asdict(interval) for name, interval in metrics.items()},
         "max_score": spread([each.episode.max_score for each in replays]),
         "largest": {name: spread([each.largest[name] for each in replays]) for name in told},
         "deviation": {name: spread([each.deviation[name] for each in replays]) for name in replays[0].deviation},
@@ -104,6 +106,9 @@ def report(table: dict[str, Any], task: TaskConfig) -> str:
         f"  max score    mean {score['mean']:.3f}, least {score['min']:.3f}   {told}",
         f"  success      {100 * success:.1f} %",
     ]
+    if task.stages:
+        shares = (f"p{k} {100 * table['metrics'][f'p{k}']['value']:.1f} %" for k in range(1, task.stages + 1))
+        lines.append(f"  stages       {', '.join(shares)}")
     for name, value in table["largest"].items():
         lines.append(f"  {f'max {name}':<12} mean {value['mean']:.3f}, least {value['min']:.3f}")
     for name, value in table["deviation"].items():
