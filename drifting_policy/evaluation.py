@@ -26,7 +26,13 @@ from drifting_policy.types import CheckpointError, ConfigError
 
 
 def env_factory(task: TaskConfig) -> Callable[[], gymnasium.Env[Any, Any]]:
-    """Makes fresh environments of the task, in a worker process too."""
+    """Makes fresh environments of the task, in a worker process too.
+
+    Raises:
+        ConfigError: the task names none.
+    """
+    if not task.env_id:
+        raise ConfigError(f"Task {task.name} names no environment (env_id), so no policy can be evaluated on it.")
     return functools.partial(open_environment, task.env_id, task.env_options, task=task.name)
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from drifting_policy import cli
 from drifting_policy.atomic import write_json
 from drifting_policy.commands import ReplayConfig
-from drifting_policy.config import TaskConfig
+from drifting_policy.config import TaskConfig, choose_data
 from drifting_policy.demonstrations import Demonstrations, load_demonstrations
 from drifting_policy.evaluation import make_env, writing_to
 from drifting_policy.rollout.episode import check_actions
@@ -30,14 +30,15 @@ def run(config: ReplayConfig) -> int:
     task = config.task
     if not task.restore:
         raise ConfigError(f"Task {task.name} does not say what restores its environment; name a reset option under restore.")
-    name = config.data if config.data in task.data else "data"
+    data = choose_data(task, config.data)
+    name = data if data in task.data else "data"
     out = Path(config.out or f"runs/replay/{task.name}_{name}")
-    demonstrations = load_demonstrations(task, config.data, states=True)
+    demonstrations = load_demonstrations(task, data, states=True)
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
     replays = replay_demonstrations(task, demonstrations, episodes=config.episodes)
     required = task.data[name].replay_score if name in task.data else None
-    table: dict[str, Any] = {"task": task.name, "data": config.data, "required_max_score": required}
+    table: dict[str, Any] = {"task": task.name, "data": data, "required_max_score": required}
     table |= summary(replays, stages=task.stages) | {"versions": versions()}
     with writing_to(out):
         write_json(out / "replay.json", table)
