@@ -13,10 +13,12 @@ from drifting_policy.types import ArraySpec, ConfigError, PolicySpec
 class ArrayConfig:
     """One observation key or the action: its shape, and where a data set keeps it.
 
-    `source` names the array under data/; with `start`, its flat elements from there on are taken.
+    `source` names the array under data/; with `start`, its flat elements from there on are taken. A key of `dtype` uint8 is an
+    image "h w c", or any other array of bytes "...", whose values 0..255 mean -1..1 to networks whatever `normalize` says.
     """
 
     shape: list[int] = field(default_factory=list)
+    dtype: str = "float32"
     source: str = ""
     start: int | None = None
     normalize: str = "range"
@@ -95,7 +97,7 @@ class TaskConfig:
         """The contract of the task's policies."""
 
         def spec(array: ArrayConfig) -> ArraySpec:
-            return ArraySpec(tuple(array.shape), unit=array.unit)
+            return ArraySpec(tuple(array.shape), array.dtype, array.unit)
 
         return PolicySpec(
             observations={key: spec(array) for key, array in self.observations.items()},
