@@ -38,8 +38,8 @@ class KeypointsConfig:
 class RestoreConfig:
     """A reset option of the environment that restores a recorded step: a row of the array `source` of the data set.
 
-    Unless `compare` is 0, the environment shows an observation of the option's name; its first `compare` elements (default: all)
-    are held against the recording when demonstrations are replayed.
+    Unless `compare` is 0, the environment shows an observation of the option's name; its first `compare` elements (default:
+    all) are held against the recording when demonstrations are replayed.
     """
 
     source: str = ""
