@@ -73,7 +73,10 @@ class DataConfig:
 
 @dataclass
 class TaskConfig:
-    """A task: its environment, the interface of its policies, and its data sets."""
+    """A task: its environment, the interface of its policies, and its data sets.
+
+    `stages`: number of equal stages of the score; p1..pn is the share of episodes that reached each.
+    """
 
     name: str = ""
     env_id: str = ""
@@ -88,6 +91,7 @@ class TaskConfig:
     keypoints: dict[str, KeypointsConfig] = field(default_factory=dict)
     restore: dict[str, RestoreConfig] = field(default_factory=dict)
     picture: PictureConfig | None = None
+    stages: int = 0
     data: dict[str, DataConfig] = field(default_factory=dict)
 
     @property
