@@ -94,6 +94,7 @@ class TaskConfig:
     keypoints: dict[str, KeypointsConfig] = field(default_factory=dict)
     restore: dict[str, RestoreConfig] = field(default_factory=dict)
     picture: PictureConfig | None = None
+    stages: int = 0
     data: dict[str, DataConfig] = field(default_factory=dict)
 
     @property
