@@ -61,7 +61,8 @@ class PictureConfig:
 class DataConfig:
     """One data set of a task: a path (relative to DRIFTING_POLICY_DATA, or bundled://), and where it can be had.
 
-    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed.
+    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed. `hint` is a sentence
+    that tells where data come from that cannot be downloaded.
     """
 
     path: str = ""
@@ -69,11 +70,15 @@ class DataConfig:
     member: str | None = None
     sha256: dict[str, str] = field(default_factory=dict)
     replay_score: float | None = None
+    hint: str = ""
 
 
 @dataclass
 class TaskConfig:
-    """A task: its environment, the interface of its policies, and its data sets."""
+    """A task: its environment, the interface of its policies, and its data sets.
+
+    `stages`: number of equal stages of the score; p1..pn is the share of episodes that reached each.
+    """
 
     name: str = ""
     env_id: str = ""
@@ -88,6 +93,7 @@ class TaskConfig:
     keypoints: dict[str, KeypointsConfig] = field(default_factory=dict)
     restore: dict[str, RestoreConfig] = field(default_factory=dict)
     picture: PictureConfig | None = None
+    stages: int = 0
     data: dict[str, DataConfig] = field(default_factory=dict)
 
     @property

@@ -5,7 +5,7 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("drifting-policy", "torch", "numpy", "zarr", "gymnasium", "gym-pusht", "pymunk", "diffusers")
+PACKAGES = ("drifting-policy", "torch", "numpy", "zarr", "gymnasium", "gym-pusht", "pymunk", "mujoco", "diffusers")
 
 
 def versions() -> dict[str, str]:
