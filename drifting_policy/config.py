@@ -63,7 +63,8 @@ class PictureConfig:
 class DataConfig:
     """One data set of a task: a path (relative to DRIFTING_POLICY_DATA, or bundled://), and where it can be had.
 
-    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed.
+    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed. `hint` is a sentence
+    that tells where data come from that cannot be downloaded.
     """
 
     path: str = ""
@@ -71,6 +72,7 @@ class DataConfig:
     member: str | None = None
     sha256: dict[str, str] = field(default_factory=dict)
     replay_score: float | None = None
+    hint: str = ""
 
 
 @dataclass
@@ -94,7 +96,6 @@ class TaskConfig:
     keypoints: dict[str, KeypointsConfig] = field(default_factory=dict)
     restore: dict[str, RestoreConfig] = field(default_factory=dict)
     picture: PictureConfig | None = None
-    stages: int = 0
     data: dict[str, DataConfig] = field(default_factory=dict)
 
     @property

@@ -8,7 +8,7 @@ import gymnasium
 from drifting_policy.types import ConfigError
 
 # What to install for an environment of this project; the others need what pictures and films need.
-EXTRAS = {"drifting/Kitchen-v0": "kitchen", "drifting/Conveyor-v0": "conveyor"}
+EXTRAS = {"drifting/Kitchen-v0": "kitchen", "drifting/Conveyor-v0": "conveyor", "drifting/BlockPush-v0": "block_push"}
 
 
 def open_environment(env_id: str, options: Mapping[str, Any], *, task: str) -> gymnasium.Env[Any, Any]:
