@@ -99,7 +99,7 @@ class Expert:
         for centre in sorted((state[i : i + 2] for i in BLOCKS), key=lambda place: float(np.linalg.norm(place - tip))):
             share = (centre - tip) @ way / max(way @ way, 1e-12)
             foot = tip + min(max(share, 0.0), 1.0) * way
-            if share > 0 and np.linalg.norm(foot - centre) < CLEARANCE:
+            if 0 < share and np.linalg.norm(foot - centre) < CLEARANCE:
                 normal = np.array([-way[1], way[0]]) / np.linalg.norm(way)
                 side = 1.0 if (foot - centre) @ normal >= 0 else -1.0
                 return shortened(centre + 1.1 * CLEARANCE * side * normal - tip, LARGEST_STEP)
