@@ -9,3 +9,4 @@ gymnasium.register(id="drifting/PushT-v0", entry_point="drifting_policy.envs.pus
 gymnasium.register(id="drifting/Obstacle-v0", entry_point="drifting_policy.envs.obstacle:ObstacleEnv")
 gymnasium.register(id="drifting/Mixture-v0", entry_point="drifting_policy.envs.mixture:MixtureEnv")
 gymnasium.register(id="drifting/Kitchen-v0", entry_point="drifting_policy.envs.kitchen:KitchenEnv")
+gymnasium.register(id="drifting/Conveyor-v0", entry_point="drifting_policy.envs.conveyor:ConveyorEnv")
