@@ -27,8 +27,8 @@ class ConveyorExpert:
     def __init__(self, *, side: int, margin: float = 0.12) -> None:
         if side not in (LEFT, RIGHT):
             raise ValueError(f"side must be {LEFT} (left) or {RIGHT} (right); got {side}.")
-        beside = POST - np.array([side * (POST_WIDTH + margin), 0])
-        self._way = [beside - [0, 0.05], beside + [0, 0.07], BIN]
+        beside, along = POST + np.array([-side * (POST_WIDTH + margin), 0.01]), np.array([0.0, 0.06])
+        self._way = [beside - along, beside + along, BIN]
         self._phase, self._waited = "hover", 0
         self._seen: np.ndarray | None = None
         self._speed = np.zeros(3)
