@@ -39,7 +39,7 @@ def play(env: gymnasium.Env, *, seed: int) -> list[np.ndarray]:
 
 
 def test_the_environments_are_found() -> None:
-    assert NAMES == ["drifting/Mixture-v0", "drifting/Obstacle-v0", "drifting/PushT-v0"]
+    assert NAMES == ["drifting/BlockPush-v0", "drifting/Mixture-v0", "drifting/Obstacle-v0", "drifting/PushT-v0"]
 
 
 @pytest.mark.filterwarnings("ignore:.*we recommend using a symmetric and normalized space")
@@ -111,7 +111,7 @@ def test_bad_actions_and_options_are_refused(name: str, action: list[float]) -> 
         env.reset(options={"weather": [0.0]})
 
 
-@pytest.mark.parametrize("module", ["push_t", "obstacle", "mixture"])
+@pytest.mark.parametrize("module", ["push_t", "obstacle", "mixture", "block_push"])
 def test_importing_prints_and_warns_nothing(module: str) -> None:
     command = [sys.executable, "-W", "error", "-c", f"import drifting_policy.envs.{module}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
