@@ -63,8 +63,8 @@ class PictureConfig:
 class DataConfig:
     """One data set of a task: a path (relative to DRIFTING_POLICY_DATA, or bundled://), and where it can be had.
 
-    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed. `hint` is a sentence
-    that tells where data come from that cannot be downloaded.
+    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed. `hint` tells in a
+    sentence where data come from that cannot be downloaded.
     """
 
     path: str = ""

@@ -229,6 +229,15 @@ def test_damaged_stores_are_refused(
         open_replay(path, ["action"])
 
 
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("zarr_format", [2, 3])
+def test_a_name_may_begin_as_another_does(name: str, zarr_format: int, tmp_path: Path) -> None:
+    arrays = {"action": ACTION, "action_abs": ACTION + 1, "act": ACTION[:, :1]}
+    path = by_zarr(tmp_path / name, arrays, ENDS, zarr_format=zarr_format)
+    for key, values in open_replay(path).arrays.items():
+        np.testing.assert_array_equal(values, arrays[key])
+
+
 def test_a_lost_shard_is_noticed_even_where_inner_chunks_overhang(tmp_path: Path) -> None:
     values = np.ones((9, 9), np.float32)
     path = by_zarr(tmp_path / "demo.zarr", {"x": values}, [9], zarr_format=3, chunks=(2, 2), shards=(4, 4))

@@ -39,7 +39,7 @@ def play(env: gymnasium.Env, *, seed: int) -> list[np.ndarray]:
 
 
 def test_the_environments_are_found() -> None:
-    known = ["Conveyor", "Kitchen", "Mixture", "Obstacle", "PushT"]
+    known = ["BlockPush", "Conveyor", "Kitchen", "Mixture", "Obstacle", "PushT"]
     assert [f"drifting/{name}-v0" for name in known] == NAMES
 
 
@@ -115,7 +115,7 @@ def test_bad_actions_and_options_are_refused(name: str, bad: str) -> None:
         env.reset(options={"weather": [0.0]})
 
 
-@pytest.mark.parametrize("module", ["push_t", "obstacle", "mixture", "kitchen", "conveyor"])
+@pytest.mark.parametrize("module", ["push_t", "obstacle", "mixture", "kitchen", "conveyor", "block_push"])
 def test_importing_prints_and_warns_nothing(module: str) -> None:
     command = [sys.executable, "-W", "error", "-c", f"import drifting_policy.envs.{module}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
