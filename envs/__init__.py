@@ -8,3 +8,14 @@ import gymnasium
 gymnasium.register(id="drifting/PushT-v0", entry_point="drifting_policy.envs.push_t:PushTEnv")
 gymnasium.register(id="drifting/Obstacle-v0", entry_point="drifting_policy.envs.obstacle:ObstacleEnv")
 gymnasium.register(id="drifting/Mixture-v0", entry_point="drifting_policy.envs.mixture:MixtureEnv")
+
+for name, task in {
+    "Lift": "lift",
+    "Can": "can",
+    "Square": "square",
+    "Transport": "transport",
+    "ToolHang": "tool_hang",
+}.items():
+    gymnasium.register(
+        id=f"drifting/{name}-v0", entry_point="drifting_policy.envs.robomimic:RobomimicEnv", kwargs={"task": task}
+    )
