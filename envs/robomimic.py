@@ -48,7 +48,6 @@ class RobomimicEnv(gymnasium.Env[Any, np.ndarray]):
         action: "absolute" or "delta".
         images: whether the cameras are observed; they are slow without a graphics card.
         env_args: of a file of demonstrations, for its settings; by default those that robomimic published.
-        lite_physics: see `world_settings`.
         render_mode: only "rgb_array"; no window is ever opened.
         render_size: edge of the rendered square in px, at least 96.
 
@@ -65,7 +64,6 @@ class RobomimicEnv(gymnasium.Env[Any, np.ndarray]):
         action: str = "absolute",
         images: bool = False,
         env_args: Mapping[str, Any] | None = None,
-        lite_physics: bool | None = None,
         render_mode: str = "rgb_array",
         render_size: int = 256,
     ) -> None:
@@ -80,7 +78,7 @@ class RobomimicEnv(gymnasium.Env[Any, np.ndarray]):
         self._task = task_named(name)
         self._absolute = action == "absolute"
         self._images = images
-        settings = world_settings(name, env_args=env_args, absolute=self._absolute, lite_physics=lite_physics)
+        settings = world_settings(name, env_args=env_args, absolute=self._absolute)
         self.world = World(self._task, settings)
         sizes = {"object": self._task.object_size, "states": self._task.state_size}
         for arm in range(self._task.arms):

@@ -5,11 +5,12 @@ import dataclasses
 from collections.abc import Mapping
 from typing import Any
 
-from drifting_policy.envs.controllers import before, composite
+from drifting_policy.envs.controllers import composite
 
 PUBLISHED = "1.5.1"  # the version whose settings are taken where no file says any
 CONFIGURATIONS = {"single-arm-opposed": "opposed", "opposed": "opposed", "default": "opposed"}
-# What files say besides: how pictures are made and when episodes end, which is decided elsewhere.
+# What files say besides: how pictures are made and when episodes end, which is decided elsewhere; and `lite_physics`, which
+# leaves out computations that change nothing.
 IGNORED = {
     "camera_depths",
     "camera_heights",
@@ -21,6 +22,7 @@ IGNORED = {
     "has_renderer",
     "horizon",
     "ignore_done",
+    "lite_physics",
     "render_camera",
     "render_collision_mesh",
     "render_gpu_device_id",
@@ -89,17 +91,13 @@ def task_of(env_args: Mapping[str, Any]) -> str:
     return worlds[str(env_args["env_name"])]
 
 
-def world_settings(
-    name: str, *, env_args: Mapping[str, Any] | None = None, absolute: bool, lite_physics: bool | None = None
-) -> dict[str, Any]:
+def world_settings(name: str, *, env_args: Mapping[str, Any] | None = None, absolute: bool) -> dict[str, Any]:
     """The keyword arguments with which robosuite 1.5 makes the world of task `name`.
 
     Args:
         name: of the task.
         env_args: those of a file, for the settings that it was recorded with; by default those that robomimic published.
         absolute: actions are goals in the world, else deltas.
-        lite_physics: whether robosuite leaves out computations that change nothing but the starting point of MuJoCo's solver;
-            by default as `env_args` say, else yes.
 
     Raises:
         ValueError: names what in `env_args` this project does not know.
@@ -114,8 +112,6 @@ def world_settings(
         raise ValueError(f"The robots of {name} must be {['Panda'] * task.arms}; got {robots}.")
     if given.pop("reward_shaping", False):
         raise ValueError("reward_shaping must be False: the reward of this environment is the score.")
-    default_lite = env_args is None or not before(version, (1, 5))
-    stored_lite = bool(given.pop("lite_physics", default_lite))
     config = given.pop("controller_configs", {"input_ref_frame": "world"} if env_args is None else None)
     if config is None:
         raise ValueError("env_args hold no controller_configs, which say what the actions mean.")
@@ -124,7 +120,7 @@ def world_settings(
         "controller_configs": composite(_one(config), version=version, absolute=absolute),
         "control_freq": given.pop("control_freq", 20),
         "reward_shaping": False,
-        "lite_physics": stored_lite if lite_physics is None else lite_physics,
+        "lite_physics": True,
     }
     configuration = given.pop("env_configuration", "default")
     if task.arms == 2:

@@ -78,6 +78,7 @@ class World:
         """
         self._recorded = {} if model is None else self._sizes_in(model)
         self.robosuite.rng = rng
+        self.robosuite.placement_initializer = None  # Lift would keep the first one, with its generator
         self.robosuite.reset()
         # The same path for both, so that a recorded first state gives the same episode bit for bit.
         self.restore(self.state if states is None else states)
