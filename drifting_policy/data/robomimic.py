@@ -17,6 +17,7 @@ from typing import Any
 import h5py
 import numpy as np
 
+from drifting_policy.data.object_order import in_present_order
 from drifting_policy.data.replay_buffer import ReplayBuffer
 from drifting_policy.types import DatasetError
 
@@ -32,7 +33,7 @@ def open_robomimic(path: str | Path, keys: Sequence[str] | None = None, *, filte
 
     A key is the name of an array of each step (`actions`, `states`, `rewards`, `dones`, `actions_abs`), or of an observation
     without "obs/". Floating-point arrays come as float32, except `states`, which a simulator restores; images (uint8 "h w c"
-    per step) come as a memory map of the image cache.
+    per step) come as a memory map of the image cache; `object` comes in the order of robosuite 1.5, whichever version wrote it.
 
     Args:
         path: the file.
@@ -52,6 +53,10 @@ def open_robomimic(path: str | Path, keys: Sequence[str] | None = None, *, filte
                 raise DatasetError(_missing(key, known, demos, place))
         lengths = [_length(demo, f"{place}: {name}") for name, demo in demos.items()]
         arrays = {key: _concatenated(demos, lengths, key=key, place=place) for key in wanted}
+        if "object" in arrays and "env_args" in file["data"].attrs:
+            made = _env_args(file, place)
+            world, version = str(made["env_name"]), str(made.get("env_version", ""))
+            arrays["object"] = in_present_order(arrays["object"], world=world, version=version)
     return ReplayBuffer(arrays, np.cumsum(lengths).astype(np.int64), str(place))
 
 
@@ -63,15 +68,7 @@ def read_env_args(path: str | Path) -> dict[str, Any]:
     """
     place = Path(path)
     with _opened(place) as file:
-        text = file["data"].attrs.get("env_args")
-    try:
-        values = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise DatasetError(f"{place} holds no JSON in the attribute env_args of data ({error}).") from error
-    missing = [name for name in ENV_ARGS if not isinstance(values, dict) or name not in values]
-    if missing:
-        raise DatasetError(f"{place}: the attribute env_args of data has no {', '.join(missing)}.")
-    return dict(values)
+        return _env_args(file, place)
 
 
 def read_model_files(path: str | Path, *, filter_key: str | None = None) -> list[str]:
@@ -175,6 +172,17 @@ def _opened(place: Path) -> Iterator[h5py.File]:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError, MemoryError) as error:
         raise DatasetError(f"{place} is not a readable HDF5 file ({type(error).__name__}: {_first_line(error)}).") from error
+
+
+def _env_args(file: h5py.File, place: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file["data"].attrs.get("env_args"))
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{place} holds no JSON in the attribute env_args of data ({error}).") from error
+    missing = [name for name in ENV_ARGS if not isinstance(values, dict) or name not in values]
+    if missing:
+        raise DatasetError(f"{place}: the attribute env_args of data has no {', '.join(missing)}.")
+    return dict(values)
 
 
 def _demonstrations(file: h5py.File, place: Path, filter_key: str | None) -> dict[str, h5py.Group]:
@@ -296,7 +304,10 @@ def _missing(key: str, known: Iterable[str], demos: Mapping[str, h5py.Group], pl
     without = [name for name, demo in demos.items() if key not in _arrays(demo)]
     if len(without) < len(demos):
         return f"{place}: {without[0]} has no array '{key}', which other demonstrations have."
-    return f"{place} has no array '{key}'; its demonstrations have {sorted(known)}.{_hint(key, known)}"
+    advice = _hint(key, known)
+    if key == "actions_abs":
+        advice = " Make them of the deltas: python -m drifting_policy.datasets.robomimic absolute src=FILE dst=FILE."
+    return f"{place} has no array '{key}'; its demonstrations have {sorted(known)}.{advice}"
 
 
 def _hint(key: str, known: Iterable[str]) -> str:
