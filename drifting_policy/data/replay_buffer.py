@@ -1,6 +1,5 @@
 """ReplayBuffer: demonstrations in memory, in the layout of Diffusion Policy (data/<key>, meta/episode_ends)."""
 
-import difflib
 import math
 import os
 import shutil
@@ -15,6 +14,7 @@ import numpy as np
 import zarr
 
 from drifting_policy.atomic import replace_folder
+from drifting_policy.data.refusals import choose_keys, first_line
 from drifting_policy.types import DatasetError
 
 EPISODE_ENDS = "meta/episode_ends"
@@ -77,18 +77,13 @@ def open_replay(path: str | Path, keys: Sequence[str] | None = None) -> ReplayBu
         store = zarr.storage.ZipStore(place, mode="r") if place.is_file() else zarr.storage.LocalStore(place, read_only=True)
         root = zarr.open_group(store, mode="r")
         stored = _arrays_in(root, place)
-        wanted = sorted(stored) if keys is None else list(keys)
-        for key in wanted:
-            if key not in stored:
-                close = difflib.get_close_matches(key, stored, n=1)
-                hint = f" Did you mean '{close[0]}'?" if close else ""
-                raise DatasetError(f"{place} has no array data/{key}; it has {sorted(stored)}.{hint}")
+        wanted = choose_keys(keys, stored, place, prefix="data/")
         ends = _read(root, EPISODE_ENDS, place)
-        arrays = {key: _as_float32(_read(root, f"data/{key}", place)) for key in wanted}
+        arrays = {key: as_float32(_read(root, f"data/{key}", place)) for key in wanted}
     except DatasetError:
         raise
     except Exception as error:
-        raise DatasetError(f"{place} is not a readable zarr store ({type(error).__name__}: {_first_line(error)}).") from error
+        raise DatasetError(f"{place} is not a readable zarr store ({type(error).__name__}: {first_line(error)}).") from error
     finally:
         if store is not None:
             with suppress(AttributeError):  # of a zip file that could not be opened
@@ -170,7 +165,8 @@ def _read(root: zarr.Group, name: str, place: Path) -> np.ndarray:
     return np.asarray(array[...])
 
 
-def _as_float32(values: np.ndarray) -> np.ndarray:
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """`values`, in float32 where they are floating-point."""
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and infinity is refused
         return values.astype(np.float32) if values.dtype.kind == "f" else values
 
@@ -211,7 +207,3 @@ def _zip(folder: Path, target: Path) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             archive.writestr(zipfile.ZipInfo(file.relative_to(folder).as_posix()), file.read_bytes())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]
