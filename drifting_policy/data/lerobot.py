@@ -1,7 +1,8 @@
 """Data sets of LeRobot: v3.0 (files of many episodes) and v2.0/v2.1 (one file an episode), with pictures and films.
 
 Both keep numbers in Parquet files below data/ and describe themselves in meta/info.json. In v3.0, meta/episodes/*/*.parquet
-says which rows of which file, and which seconds of which film, are an episode; in v2.x, meta/episodes.jsonl says how long each is.
+says which rows of which file, and which seconds of which film, are an episode; in v2.x, meta/episodes.jsonl says how long
+each is.
 """
 
 import itertools
@@ -54,9 +55,9 @@ class _Episode:
 def open_lerobot(path: str | Path, keys: Sequence[str] | None = None) -> ReplayBuffer:
     """The data set in the folder `path`, with `keys` or all of them.
 
-    Keys are the names of the features as they are (`observation.state`, `action`). Floating-point arrays come as float32; pictures
-    and films come as memory maps "n h w c" of the image cache. Films are matched by time: step i of an episode is the frame
-    nearest to the episode's beginning + i / fps. Texts and depth images are not read; `task_index` is.
+    Keys are the names of the features as they are (`observation.state`, `action`). Floating-point arrays come as float32;
+    pictures and films come as memory maps "n h w c" of the image cache. Films are matched by time: step i of an episode is the
+    frame nearest to the episode's beginning + i / fps. Texts and depth images are not read; `task_index` is.
 
     Raises:
         DatasetError: names the file, the key and the step at fault.

@@ -1,7 +1,7 @@
 """Data sets of Minari: HDF5 (one file), Arrow and Parquet (one folder an episode).
 
-In every storage an episode has observations of one step more than it has actions; that last one, which nothing was done about, is
-left out. Arrow and Parquet files pad everything else to that length.
+In every storage an episode has observations of one step more than it has actions; that last one, which nothing was done
+about, is left out. Arrow and Parquet files pad everything else to that length.
 """
 
 import json
@@ -17,7 +17,7 @@ import numpy as np
 from drifting_policy.data.columns import count_rows, pyarrow_module, values_of
 from drifting_policy.data.image_cache import cached_images
 from drifting_policy.data.pictures import BLOCK, decode_picture, in_blocks
-from drifting_policy.data.refusals import choose_keys, inside, reading, whole_number
+from drifting_policy.data.refusals import choose_keys, reading, whole_number
 from drifting_policy.data.replay_buffer import ReplayBuffer, as_float32
 from drifting_policy.types import DatasetError
 
@@ -41,25 +41,26 @@ class _Episode(Protocol):
 def open_minari(path: str | Path, keys: Sequence[str] | None = None) -> ReplayBuffer:
     """The data set in the folder `path` (or its folder data, or its file main_data.hdf5), with `keys` or all of them.
 
-    Keys are `observations`, `actions`, `rewards`, `terminations`, `truncations`; parts of a Dict or Tuple space are joined to them
-    by "/", as in `observations/agent_pos`. Infos come as `infos/...` where they are numbers of every step. Floating-point arrays
-    come as float32; images, JPEG ones too, as memory maps "n h w c" of the image cache.
+    Keys are `observations`, `actions`, `rewards`, `terminations`, `truncations`; parts of a Dict or Tuple space are joined to
+    them by "/", as in `observations/agent_pos`. Infos come as `infos/...` where they are numbers of every step. Floating-point
+    arrays come as float32; images, JPEG ones too, as memory maps "n h w c" of the image cache.
 
     Raises:
         DatasetError: names the file, the episode and the key at fault.
         MissingPackage: names the package that the storage needs.
     """
     place = Path(path)
-    folder = data_folder(place)
+    file = place if place.is_file() else None
+    folder = place.parent if file else _data_folder(place)
     if folder is None:
         raise DatasetError(f"There is no Minari data set at {place}: expected data/{FILE} or data/{METADATA}.")
     with reading(place, "Minari data set"), ExitStack() as stack:
-        metadata = _metadata(folder)
+        metadata = _metadata(folder) if file is None or file.name == FILE else {}
         spaces = {name: _spaces(metadata.get(f"{name[:-1]}_space"), name) for name in ("observations", "actions")}
         shapes = {key: shape for space in spaces.values() for key, shape in space.items()}
-        if (folder / FILE).is_file():
-            file = stack.enter_context(h5py.File(folder / FILE, "r"))
-            episodes = _hdf5_episodes(file, shapes, folder / FILE)
+        if file or (folder / FILE).is_file():
+            opened = stack.enter_context(h5py.File(file or folder / FILE, "r"))
+            episodes = _hdf5_episodes(opened, shapes, place)
         else:
             episodes = _arrow_episodes(folder, str(metadata.get("data_format")), shapes, metadata)
         said = metadata.get("total_episodes", len(episodes))
@@ -70,10 +71,8 @@ def open_minari(path: str | Path, keys: Sequence[str] | None = None) -> ReplayBu
     return ReplayBuffer(arrays, np.cumsum(lengths).astype(np.int64), str(place))
 
 
-def data_folder(place: Path) -> Path | None:
-    """The folder that holds the data of the Minari data set `place`; None where there is none."""
-    candidates = [place.parent] if place.name == FILE else [place / "data", place]
-    for folder in candidates:
+def _data_folder(place: Path) -> Path | None:
+    for folder in (place / "data", place):
         if (folder / FILE).is_file() or ((folder / METADATA).is_file() and (folder / "0").is_dir()):
             return folder
     return None
@@ -207,8 +206,6 @@ class _ArrowEpisode:
         column, what = self._columns()[key], f"{self._folder}: {key}"
         if _is_bytes(column):
             return column.to_pylist()
-        if key.startswith(INFOS) and column.null_count == 0 and len(column) == self.steps + 1:
-            return values_of(column, what)
         values = values_of(column, what)
         shape = self._shapes.get(key, values.shape[1:])
         if np.prod(shape, dtype=object) != np.prod(values.shape[1:], dtype=object):
@@ -245,8 +242,7 @@ def _common_keys(episodes: Sequence[_Episode]) -> set[str]:
     odd = {
         key
         for key in common
-        if key.startswith(INFOS)
-        and any(episode.rows[key] not in (episode.steps, episode.steps + 1) for episode in episodes)
+        if key.startswith(INFOS) and any(episode.rows[key] not in (episode.steps, episode.steps + 1) for episode in episodes)
     }
     return common - odd
 
@@ -259,9 +255,9 @@ def _joined(episodes: Sequence[_Episode], key: str, place: Path) -> np.ndarray:
     what = f"{place}: {key}"
     first = episodes[0].read(key)
     if isinstance(first, list):
-        shape = decode_picture(first[0], what).shape
+        height, width, channels = decode_picture(first[0], what).shape
     elif first.ndim == 4 and first.dtype == np.uint8 and first.shape[3] in (1, 3, 4):
-        shape = first.shape[1:]
+        height, width, channels = first.shape[1:]
     else:
         parts = [np.asarray(episode.read(key)[: episode.steps]) for episode in episodes]
         for number, part in enumerate(parts):
@@ -277,4 +273,5 @@ def _joined(episodes: Sequence[_Episode], key: str, place: Path) -> np.ndarray:
                     yield decode_picture(row, f"{what} of episode {number}") if isinstance(row, bytes) else row
 
     steps = sum(episode.steps for episode in episodes)
-    return cached_images(source=place, key=key, shape=(steps, *shape), blocks=lambda: in_blocks(pictures(), what))
+    shape = (steps, height, width, channels)
+    return cached_images(source=place, key=key, shape=shape, blocks=lambda: in_blocks(pictures(), what))
