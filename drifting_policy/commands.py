@@ -90,7 +90,7 @@ class ReplayConfig:
     """Everything that `python -m drifting_policy.replay` accepts."""
 
     task: TaskConfig = field(default_factory=TaskConfig)
-    data: str = "bundled"
+    data: str | None = None
     episodes: int = 0
     out: str | None = None
 

@@ -73,7 +73,10 @@ class DataConfig:
 
 @dataclass
 class TaskConfig:
-    """A task: its environment, the interface of its policies, and its data sets."""
+    """A task: its environment, the interface of its policies, and its data sets.
+
+    `stages` is the number of equal stages of the score: p1 .. pn are the shares of episodes that reached each.
+    """
 
     name: str = ""
     env_id: str = ""
@@ -83,6 +86,7 @@ class TaskConfig:
     obs_horizon: int = 2
     pred_horizon: int = 16
     exec_horizon: int = 8
+    stages: int = 0
     observations: dict[str, ArrayConfig] = field(default_factory=dict)
     action: ArrayConfig = field(default_factory=ArrayConfig)
     keypoints: dict[str, KeypointsConfig] = field(default_factory=dict)
@@ -264,7 +268,7 @@ class TrainConfig:
     generator: NamedConfig = field(default_factory=NamedConfig)
     objective: NamedConfig = field(default_factory=NamedConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    data: str = "bundled"
+    data: str | None = None
     seed: int = 0
     device: str = "auto"
     threads: int = 0
@@ -277,10 +281,26 @@ class TrainConfig:
             raise ConfigError(f"seed must be at least 0; got {self.seed}.")
 
     @property
+    def data_set(self) -> str:
+        """The data set of the task, or the path, to train on."""
+        return choose_data(self.task, self.data)
+
+    @property
     def directory(self) -> str:
         """Where the run is written: `run_dir`, or a name made of the choices."""
-        data = self.data if self.data in self.task.data else "data"
+        data = self.data_set if self.data_set in self.task.data else "data"
         return self.run_dir or f"runs/{self.task.name}/{data}_{self.objective.name}_{self.generator.name}_seed{self.seed}"
+
+
+def choose_data(task: TaskConfig, data: str | None) -> str:
+    """`data`, or without it the first data set that the task names.
+
+    Raises:
+        ConfigError: where there is neither.
+    """
+    if chosen := data or next(iter(task.data), None):
+        return chosen
+    raise ConfigError(f"Task {task.name} names no data set; say which to use: data=PATH.")
 
 
 def options(choice: NamedConfig) -> dict[str, Any]:

@@ -11,7 +11,8 @@ import numpy as np
 from drifting_policy.config import ArrayConfig, DataConfig, TaskConfig
 from drifting_policy.data.derive import planar_keypoints, select_key
 from drifting_policy.data.download import fetch, verify_arrays
-from drifting_policy.data.replay_buffer import ReplayBuffer, open_replay
+from drifting_policy.data.replay_buffer import ReplayBuffer
+from drifting_policy.data.sources import open_source
 from drifting_policy.types import DatasetError, Stats
 
 BUNDLED = "bundled://"
@@ -33,7 +34,7 @@ class Demonstrations:
 
 
 def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) -> Demonstrations:
-    """The demonstrations `data` for `task`: a data set that the task names, or the path of a zarr store.
+    """The demonstrations `data` for `task`: a data set that the task names, or a path of any known format.
 
     With `states` they hold, for each reset option that the task declares under `restore`, the recorded value of every step.
 
@@ -84,7 +85,7 @@ def _open(task: TaskConfig, data: str, *, extra: Collection[str]) -> ReplayBuffe
     path = Path(data) if config is None else _locate(config)
     sources = {array.source for array in (*task.observations.values(), task.action)} - set(task.keypoints)
     needed = sources | {body.source for body in task.keypoints.values()} | set(extra)
-    buffer = open_replay(path, sorted(needed))
+    buffer = open_source(path, sorted(needed))
     verify_arrays(buffer, {} if config is None else config.sha256)
     return buffer
 

@@ -42,7 +42,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "trial": ("types atomic checkpoint config evaluation policy rollout shards", "numpy"),
     "rows": ("types rollout trial versions", ""),
     "curves": ("types", "matplotlib"),
-    "report": ("types atomic reporting", ""),
+    "report": ("types atomic reporting versions", ""),
     "train": ("*", "*"),
     "eval": ("*", "*"),
     "compare": ("*", "*"),
