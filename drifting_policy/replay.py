@@ -70,7 +70,9 @@ def replay_demonstrations(task: TaskConfig, demonstrations: Demonstrations, *, e
                 option: states[option][steps].reshape(steps.stop - start, -1)[:, : restore.compare]
                 for option, restore in task.restore.items()
             }
-            options = {option: values[start] for option, values in states.items()}
+            options: dict[str, Any] = {option: values[start] for option, values in states.items()}
+            if demonstrations.models:
+                options["model"] = demonstrations.models[number]
             replays.append(replay(env, demonstrations.action[steps], number=number, options=options, recorded=recorded))
     finally:
         env.close()

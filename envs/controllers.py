@@ -1,7 +1,7 @@
 """Controller configurations of robomimic's files in the form that robosuite 1.5 takes: one composite with a part per arm.
 
-Three forms were published. Files of robosuite 1.2 to 1.4 hold one flat OSC_POSE controller, with `control_delta`, and translate
-and rotate along the axes of the world. Files of robosuite 1.5 hold a composite "BASIC" whose part `right` serves every robot; it
+Three forms were published. Files of robosuite 1.2 to 1.4 hold one flat OSC_POSE controller, with `control_delta`, and move
+and turn along the axes of the world. Files of robosuite 1.5 hold a composite "BASIC" whose part `right` serves every robot; it
 says `input_ref_frame`, and either `input_type` or, ignored by robosuite 1.5, still `control_delta`.
 """
 
@@ -35,12 +35,12 @@ def composite(config: Mapping[str, Any], *, version: str, absolute: bool) -> dic
     """The composite controller of robosuite 1.5 that does what `config` did where it was written.
 
     Args:
-        config: a flat or composite configuration; empty for robomimic's.
+        config: a flat or composite configuration.
         version: of the robosuite that wrote it, as in the env_args of a file.
-        absolute: actions are goals in the world, whatever `config` says.
+        absolute: actions are goals in the world, whatever `config` says; else they are its deltas.
 
     Raises:
-        ValueError: a type or an option that this project does not know, by name.
+        ValueError: a type or an option that this project does not know, by name, or a configuration without deltas.
     """
     part = _arm_part(config)
     unknown = sorted(set(part) - set(DEFAULTS) - set(OLD_NAMES) - READ_APART)
@@ -54,9 +54,10 @@ def composite(config: Mapping[str, Any], *, version: str, absolute: bool) -> dic
         if arm[name] not in (value, "null"):
             raise ValueError(f"The controller's {name} must be {value!r}; got {arm[name]!r}.")
         arm[name] = value
-    is_delta = not absolute and _is_delta(part)
-    arm["input_type"] = "delta" if is_delta else "absolute"
-    arm["input_ref_frame"] = _frame(part, version=version) if is_delta else "world"
+    if not absolute and not _is_delta(part):
+        raise ValueError("The controller takes absolute actions, not deltas.")
+    arm["input_type"] = "absolute" if absolute else "delta"
+    arm["input_ref_frame"] = "world" if absolute else reference_frame(part, version=version)
     return {"type": "BASIC", "body_parts": {"right": arm}}
 
 
@@ -80,6 +81,30 @@ def delta_scale(config: Mapping[str, Any]) -> tuple[float, float]:
     return float(high[0]), float(high[3])
 
 
+def reference_frame(config: Mapping[str, Any], *, version: str) -> str:
+    """The axes of actions: as `config` says, else those of the "world" before robosuite 1.5 and those of the "base" since.
+
+    Raises:
+        ValueError: it says something else.
+    """
+    frame = _arm_part(config).get("input_ref_frame", "world" if before(version, (1, 5)) else "base")
+    if frame not in ("world", "base"):
+        raise ValueError(f"The controller's input_ref_frame must be 'world' or 'base'; got {frame!r}.")
+    return str(frame)
+
+
+def before(version: str, bound: tuple[int, int]) -> bool:
+    """Whether a version such as "1.4.1" comes before the first of (major, minor).
+
+    Raises:
+        ValueError: it does not begin with two numbers.
+    """
+    parts = version.split(".")
+    if len(parts) < 2 or not all(part.isdigit() for part in parts[:2]):
+        raise ValueError(f"A version of robosuite looks like 1.4.1; got {version!r}.")
+    return (int(parts[0]), int(parts[1])) < bound
+
+
 def _arm_part(config: Mapping[str, Any]) -> dict[str, Any]:
     """The configuration of the arm alone, whichever form it comes in."""
     if "body_parts" not in config:
@@ -97,23 +122,3 @@ def _is_delta(part: Mapping[str, Any]) -> bool:
     if part.get("input_type", "delta") not in ("delta", "absolute"):
         raise ValueError(f"The controller's input_type must be 'delta' or 'absolute'; got {part['input_type']!r}.")
     return bool(part.get("control_delta", True)) and part.get("input_type", "delta") == "delta"
-
-
-def _frame(part: Mapping[str, Any], *, version: str) -> str:
-    """The axes of deltas: as the part says, else those of the world before robosuite 1.5 and those of the base since."""
-    frame = part.get("input_ref_frame", "world" if before(version, (1, 5)) else "base")
-    if frame not in ("world", "base"):
-        raise ValueError(f"The controller's input_ref_frame must be 'world' or 'base'; got {frame!r}.")
-    return str(frame)
-
-
-def before(version: str, bound: tuple[int, int]) -> bool:
-    """Whether a version such as "1.4.1" comes before the first of (major, minor).
-
-    Raises:
-        ValueError: it does not begin with two numbers.
-    """
-    parts = version.split(".")
-    if len(parts) < 2 or not all(part.isdigit() for part in parts[:2]):
-        raise ValueError(f"A version of robosuite looks like 1.4.1; got {version!r}.")
-    return (int(parts[0]), int(parts[1])) < bound

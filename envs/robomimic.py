@@ -8,24 +8,12 @@ import numpy as np
 from gymnasium import spaces
 
 from drifting_policy.envs.arguments import check_rendering, finite_vector, restored
+from drifting_policy.envs.arm_actions import DELTA, FARTHEST, controller_action
 from drifting_policy.envs.robomimic_tasks import task_named, task_of, world_settings
 from drifting_policy.envs.robomimic_world import World
-from drifting_policy.envs.rotation import matrix_of_six, six_of_matrix, vector_of_matrix
+from drifting_policy.envs.rotation import six_of_matrix
 
-DELTA, ABSOLUTE = 7, 10  # numbers per arm
-FARTHEST = 2.0  # m: the worlds are smaller
 BOUND = 1e4  # of what is observed
-
-
-def world_action(action: np.ndarray) -> np.ndarray:
-    """Absolute actions "10 a" as controllers take them, "7 a": per arm position, rotation vector and gripper.
-
-    Raises:
-        ValueError: six numbers are no rotation.
-    """
-    parts = action.reshape(-1, ABSOLUTE)
-    vectors = vector_of_matrix(matrix_of_six(parts[:, 3:9]))
-    return np.concatenate([parts[:, :3].clip(-FARTHEST, FARTHEST), vectors, parts[:, 9:].clip(-1, 1)], axis=1).reshape(-1)
 
 
 @final
@@ -122,7 +110,7 @@ class RobomimicEnv(gymnasium.Env[Any, np.ndarray]):
         """
         assert self.action_space.shape is not None
         values = finite_vector(action, size=self.action_space.shape[0], name="action")
-        self.world.step(world_action(values) if self._absolute else values.clip(-1, 1))
+        self.world.step(controller_action(values) if self._absolute else values.clip(-1, 1))
         success = self.world.is_success
         return self._observe(), float(success), success, False, {"success": success}
 
@@ -166,7 +154,9 @@ class RobomimicEnv(gymnasium.Env[Any, np.ndarray]):
         seen = self.world.observe()
         observation = {"object": seen["object-state"], "states": self.world.state}
         for arm in range(self._task.arms):
-            observation |= {key: seen[key] for key in (f"robot{arm}_eef_pos", f"robot{arm}_eef_quat", f"robot{arm}_gripper_qpos")}
+            observation |= {
+                key: seen[key] for key in (f"robot{arm}_eef_pos", f"robot{arm}_eef_quat", f"robot{arm}_gripper_qpos")
+            }
         images = {}
         if self._images:
             size = self._task.camera_size

@@ -144,7 +144,7 @@ class World:
         return found
 
     def draw(self, camera: str, size: int, *, shadows: bool) -> np.ndarray:
-        """The image "h w c", uint8 RGB, that `camera` sees, with edges of `size` px; shadows and reflections take most of the time.
+        """The image "h w c", uint8 RGB, that `camera` sees, with edges of `size` px; shadows take most of the time.
 
         Raises:
             ValueError: this machine cannot draw without a screen.
@@ -156,8 +156,8 @@ class World:
             except UNDRAWABLE as error:
                 raise ValueError(
                     f"robosuite found no OpenGL to draw with (MUJOCO_GL={os.environ.get('MUJOCO_GL', '')}, "
-                    f"{type(error).__name__}: {error}). Without a screen install libEGL (Debian and Ubuntu: apt install libegl1 "
-                    "libgl1) and set MUJOCO_GL=egl, or do without films and pictures."
+                    f"{type(error).__name__}: {error}). Without a screen install libEGL (Debian and Ubuntu: apt install "
+                    "libegl1 libgl1) and set MUJOCO_GL=egl, or do without films and pictures."
                 ) from error
             context.vopt.geomgroup[:2] = (0, 1)  # what is seen, not what collides
         context = sim._render_context_offscreen

@@ -2,7 +2,7 @@
 
 A matrix "... 3 3" turns column vectors. A rotation vector "... 3" has the axis as its direction and the angle in rad as its
 length. The six numbers "... 6" are the first two rows of the matrix, which is continuous where vectors and quaternions jump
-(Zhou et al. 2019, On the Continuity of Rotation Representations in Neural Networks, with rows as in the data of Diffusion Policy).
+(Zhou et al. 2019, On the Continuity of Rotation Representations in Neural Networks; rows, as in the data of Diffusion Policy).
 """
 
 import numpy as np
@@ -22,7 +22,9 @@ def matrix_of_six(six: np.ndarray) -> np.ndarray:
     across = second - (one * second).sum(-1, keepdims=True) * one
     height = np.linalg.norm(across, axis=-1, keepdims=True)
     if (length < SMALLEST).any() or (height < SMALLEST).any():
-        raise ValueError(f"Six numbers of a rotation must hold two rows of different directions; got {np.asarray(six).tolist()}.")
+        raise ValueError(
+            f"Six numbers of a rotation must be two rows that are not parallel; got {np.asarray(six).tolist()}."
+        )
     two = across / height
     return np.stack([one, two, np.cross(one, two)], axis=-2)
 

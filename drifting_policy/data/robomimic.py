@@ -9,13 +9,15 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from tqdm import tqdm
 
 from drifting_policy.data.object_order import in_present_order
 from drifting_policy.data.replay_buffer import ReplayBuffer
@@ -135,6 +137,39 @@ def write_robomimic(
     return target
 
 
+def copy_with_array(
+    source: str | Path, target: str | Path, *, key: str, make: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+) -> Path:
+    """A copy of the file `source` at `target` in which every demonstration has the array `key` that `make` returns.
+
+    `make` gets the arrays of a demonstration that `STEPS` names, in their own precision. The copy is whole or absent.
+
+    Raises:
+        DatasetError: a file that cannot be read or written, or an array that does not fit its demonstration.
+    """
+    place, goal = Path(source), Path(target)
+    draft = goal.with_name(f".{goal.name}.{os.getpid()}.draft")
+    try:
+        with _opened(place):
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(place, draft)
+        with h5py.File(draft, "r+") as file:
+            for name, demo in tqdm(_demonstrations(file, place, None).items(), desc=key):
+                found = _arrays(demo)
+                values = make({each: _read(found[each], f"{place}: {name}/{each}") for each in STEPS if each in found})
+                _check_values(values, steps=_length(demo, f"{place}: {name}"), what=f"{goal}: {name}/{key}")
+                if key in demo:
+                    del demo[key]
+                demo.create_dataset(key, data=values)
+        draft.replace(goal)
+    except OSError as error:
+        raise DatasetError(f"The data set {goal} could not be written ({_first_line(error)}).") from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+    return goal
+
+
 def _write_episode(data: h5py.Group, name: str, episode: Mapping[str, Any], target: Path) -> int:
     """Store one demonstration; the number of its steps."""
     missing = [key for key in (*STEPS, "obs", "next_obs", "model_file") if key not in episode]
@@ -240,8 +275,8 @@ def _concatenated(demos: Mapping[str, h5py.Group], lengths: Sequence[int], *, ke
     for name, dataset, steps in zip(demos, datasets, lengths, strict=True):
         if dataset.ndim == 0 or dataset.shape[1:] != first.shape[1:] or len(dataset) != steps or dataset.dtype != first.dtype:
             raise DatasetError(
-                f"{place}: {name}/{key} has shape {dataset.shape}, {dataset.dtype}; with the {steps} steps of its demonstration "
-                f"and like that of {next(iter(demos))} it must be {(steps, *first.shape[1:])}, {first.dtype}."
+                f"{place}: {name}/{key} has shape {dataset.shape}, {dataset.dtype}; with the {steps} steps it has, "
+                f"and like that of {next(iter(demos))}, it must be {(steps, *first.shape[1:])}, {first.dtype}."
             )
     if images:
         from drifting_policy.data.image_cache import cached_images
@@ -252,9 +287,7 @@ def _concatenated(demos: Mapping[str, h5py.Group], lengths: Sequence[int], *, ke
                 for start in range(0, len(dataset), BLOCK):
                     yield dataset[start : start + BLOCK]
 
-        return cached_images(
-            source=place, key=_cache_key(key, demos), shape=(sum(lengths), *first.shape[1:]), blocks=blocks
-        )
+        return cached_images(source=place, key=_cache_key(key, demos), shape=(sum(lengths), *first.shape[1:]), blocks=blocks)
     parts = []
     for name, dataset, steps in zip(demos, datasets, lengths, strict=True):
         values = _read(dataset, f"{place}: {name}/{key}")
