@@ -65,9 +65,9 @@ class PictureConfig:
 class DataConfig:
     """One data set of a task: a path (relative to DRIFTING_POLICY_DATA, or bundled://), and where it can be had.
 
-    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed. `hint` is a sentence
-    that tells where data come from that cannot be downloaded. `filter_key` names a list of demonstrations in a file of robomimic
-    (below mask/); the others are left out.
+    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed. `hint` is a
+    sentence that tells where data come from that cannot be downloaded. `filter_key` names a list of demonstrations in a file
+    of robomimic (below mask/); the others are left out.
     """
 
     path: str = ""

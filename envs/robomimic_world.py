@@ -3,6 +3,7 @@
 import logging
 import os
 import re
+import warnings
 import xml.etree.ElementTree as ElementTree
 from collections.abc import Mapping
 from pathlib import Path
@@ -28,8 +29,10 @@ def _is_needed(record: logging.LogRecord) -> bool:
 
 LOGGER.addFilter(_is_needed)
 try:
-    import robosuite
-    from robosuite.utils.binding_utils import MjRenderContextOffscreen
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message="invalid escape sequence")  # where its files are compiled
+        import robosuite
+        from robosuite.utils.binding_utils import MjRenderContextOffscreen
 finally:
     LOGGER.removeFilter(_is_needed)
 

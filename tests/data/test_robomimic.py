@@ -136,8 +136,8 @@ def test_what_a_file_needs_is_named(tmp_path: Path) -> None:
         write_robomimic(tmp_path / "x.hdf5", [], env_args={"env_name": "Lift", "type": 1, "env_kwargs": {}})
     with pytest.raises(DatasetError, match="no episode to store"):
         write_robomimic(tmp_path / "x.hdf5", [], env_args=ENV_ARGS)
+    given_episode = {key: value for key, value in episode(2).items() if key not in ("states", "model_file")}
     with pytest.raises(DatasetError, match="demo_0 needs states, model_file"):
-        given_episode = {key: value for key, value in episode(2).items() if key not in ("states", "model_file")}
         write_robomimic(tmp_path / "x.hdf5", [given_episode], env_args=ENV_ARGS)
     with pytest.raises(DatasetError, match="mask 'train' names episodes that do not exist"):
         write_robomimic(tmp_path / "x.hdf5", [episode(2)], env_args=ENV_ARGS, masks={"train": [1]})
@@ -223,10 +223,12 @@ def test_any_damage_is_a_data_set_or_a_sentence(tmp_path: Path, cut: float, flip
     damaged = tmp_path / "damaged.hdf5"
     damaged.write_bytes(content[: int(cut * len(content))] if cut < 0.9 else content)
     for filter_key in (None, "train"):
+        told = ""
         try:
             assert open_robomimic(damaged, filter_key=filter_key).num_steps > 0
         except DatasetError as error:
-            assert str(damaged) in str(error)
+            told = str(error)
+        assert not told or str(damaged) in told
 
 
 def test_images_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
