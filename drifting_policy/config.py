@@ -39,12 +39,14 @@ class RestoreConfig:
     """A reset option of the environment that restores a recorded step: a row of the array `source` of the data set.
 
     Unless `compare` is 0, the environment shows an observation of the option's name; its first `compare` elements (default:
-    all) are held against the recording when demonstrations are replayed.
+    all) are held against the recording when demonstrations are replayed. With `model`, the data set also keeps the XML of each
+    episode's model, which the reset option "model" takes.
     """
 
     source: str = ""
     compare: int | None = None
     unit: str = ""
+    model: bool = False
 
 
 @dataclass
@@ -63,8 +65,9 @@ class PictureConfig:
 class DataConfig:
     """One data set of a task: a path (relative to DRIFTING_POLICY_DATA, or bundled://), and where it can be had.
 
-    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed. `hint` tells in a
-    sentence where data come from that cannot be downloaded.
+    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed. `hint` is a
+    sentence that tells where data come from that cannot be downloaded. `filter_key` names a list of demonstrations in a file
+    of robomimic (below mask/); the others are left out.
     """
 
     path: str = ""
@@ -73,6 +76,7 @@ class DataConfig:
     sha256: dict[str, str] = field(default_factory=dict)
     replay_score: float | None = None
     hint: str = ""
+    filter_key: str | None = None
 
 
 @dataclass

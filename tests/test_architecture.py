@@ -43,6 +43,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "rows": ("types rollout trial versions", ""),
     "curves": ("types", "matplotlib"),
     "report": ("types atomic reporting versions", ""),
+    "robomimic_policy": ("types chunking checkpoint data envs", "numpy"),
     "train": ("*", "*"),
     "eval": ("*", "*"),
     "compare": ("*", "*"),

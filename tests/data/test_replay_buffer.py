@@ -186,12 +186,13 @@ def test_bad_episode_ends_are_neither_read_nor_written(ends: Any, words: str, tm
 
 def test_missing_arrays_are_named_with_the_closest_one(tmp_path: Path) -> None:
     path = by_zarr(tmp_path / "demo.zarr", {"keypoint": ACTION, "nested/inner": ACTION}, ENDS)
-    with refused(r"has no array data/keypoints; it has \['keypoint'\]. Did you mean 'keypoint'\?", path):
+    with refused(r"has no array data/keypoints; it has \['keypoint', 'nested/inner'\]. Did you mean 'keypoint'\?", path):
         open_replay(path, ["keypoint", "keypoints"])
-    with refused(r"has no array data/image; it has \['keypoint'\]\.$", path):
+    with refused(r"has no array data/image; it has \['keypoint', 'nested/inner'\]\.$", path):
         open_replay(path, ["image"])
-    with refused("has no array data/nested", path):
+    with refused("has no array data/nested;", path):
         open_replay(path, ["nested"])
+    np.testing.assert_array_equal(open_replay(path, ["nested/inner"]).arrays["nested/inner"], ACTION)
 
 
 def set_json(file: Path, **changes: Any) -> None:
