@@ -87,7 +87,8 @@ def _build(
     _remove_stale(target)
     draft = target.with_name(f".{target.name}.{os.getpid()}.{time.monotonic_ns()}.draft")
     header = io.BytesIO()
-    np.lib.format.write_array_header_1_0(header, {"descr": "|u1", "fortran_order": False, "shape": shape})
+    fields = {"descr": "|u1", "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(header, fields)  # type: ignore[no-untyped-call]
     images = 0
     try:
         with _writing(target):
