@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import h5py
 import numpy as np
@@ -27,6 +27,7 @@ INFOS = "infos/"
 BYTES_PER_STORED = 1100  # beyond what deflate can do; an array that claims more would only fill the memory
 
 
+@runtime_checkable
 class _Episode(Protocol):
     """One episode: steps, and for each key its rows (an array, or the bytes of one picture a row), the last observation too."""
 
