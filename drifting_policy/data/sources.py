@@ -152,7 +152,7 @@ def _no_rate(place: Path) -> None:
 
 
 def _positive(rate: object) -> float | None:
-    return float(rate) if isinstance(rate, int | float) and 0 < rate < float("inf") else None
+    return float(rate) if isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < float("inf") else None
 
 
 SOURCES: Mapping[str, Source] = {
