@@ -1,4 +1,4 @@
-"""`python -m drifting_policy.data`: `info PATH` looks at a data set of any known format, `convert SRC DST.zarr` writes it as zarr."""
+"""`python -m drifting_policy.data`: `info PATH` looks at a data set of any format, `convert SRC DST.zarr` writes it as zarr."""
 
 import argparse
 import os

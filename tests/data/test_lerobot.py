@@ -75,8 +75,16 @@ def rows(first: int, episode: int, length: int) -> dict[str, Any]:
 
 
 def features() -> dict[str, Any]:
-    films = {key: {"dtype": "video", "shape": [3, *size], "names": ["channels", "height", "width"]} for key, size in SIZES.items()}
-    numbers = {"timestamp": "float32", "frame_index": "int64", "episode_index": "int64", "index": "int64", "task_index": "int64"}
+    films = {
+        key: {"dtype": "video", "shape": [3, *size], "names": ["channels", "height", "width"]} for key, size in SIZES.items()
+    }
+    numbers = {
+        "timestamp": "float32",
+        "frame_index": "int64",
+        "episode_index": "int64",
+        "index": "int64",
+        "task_index": "int64",
+    }
     return {
         "observation.state": {"dtype": "float32", "shape": [2]},
         "action": {"dtype": "float32", "shape": [2]},
@@ -206,7 +214,9 @@ def copied(place: Path, target: Path) -> Path:
 def test_keys_that_are_not_there_are_named(whole: dict[str, Path]) -> None:
     for place in whole.values():
         assert open_lerobot(place, ["action"]).arrays.keys() == {"action"}
-        with pytest.raises(DatasetError, match=r"has no array observation.stat; it has \['action', .*Did you mean 'observation.s"):
+        with pytest.raises(
+            DatasetError, match=r"has no array observation.stat; it has \['action', .*Did you mean 'observation.s"
+        ):
             open_lerobot(place, ["observation.stat"])
 
 
@@ -233,7 +243,11 @@ def test_keys_that_are_not_there_are_named(whole: dict[str, Path]) -> None:
         ("v2", {"features": {"gone": {"dtype": "float32", "shape": [1]}}}, "must have one column gone; it has 0"),
         ("v2", {"features": {"action": {"dtype": "float32", "shape": [3]}}}, r"action must have shape \(3,\) per step"),
         ("v2", {"features": {"action": {"dtype": "float32", "shape": ["x"]}}}, r"action must have shape"),
-        ("v2", {"features": {"language_instruction": {"dtype": "float32", "shape": [1]}}}, "must hold numbers; it holds string"),
+        (
+            "v2",
+            {"features": {"language_instruction": {"dtype": "float32", "shape": [1]}}},
+            "must hold numbers; it holds string",
+        ),
         ("v3", {"features": {"observation.picture": {"dtype": "image", "shape": [9, 9, 3]}}}, "must be pictures of"),
         ("v3", {"features": {"action": {"dtype": "image", "shape": [8, 12, 3]}}}, "must be the bytes of a picture"),
         ("v3", {"fps": 13}, "has no frame at"),
@@ -302,7 +316,9 @@ def test_damaged_files_lead_to_one_sentence(
     try:
         buffer = open_lerobot(folder, ["action", "observation.images.wrist"])
     except DatasetError as error:
-        assert "\n" not in str(error)
+        buffer, message = None, str(error)
+    if buffer is None:
+        assert "\n" not in message
     else:
         assert buffer.num_steps == 13
         assert not (tear and name.endswith(("json", "parquet")))

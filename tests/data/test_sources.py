@@ -133,7 +133,7 @@ def test_ambiguous_and_absent_things_are_told(tmp_path: Path) -> None:
     shutil.copy(write_minari(tmp_path / "minari") / "data" / "main_data.hdf5", both / "main_data.hdf5")
     with pytest.raises(DatasetError, match=r"both could be zarr or minari; take away"):
         open_source(both)
-    with pytest.raises(DatasetError, match="There is no data set at .*absent"):
+    with pytest.raises(DatasetError, match=r"There is no data set at .*absent"):
         open_source(tmp_path / "absent")
 
 
