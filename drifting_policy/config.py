@@ -13,10 +13,12 @@ from drifting_policy.types import ArraySpec, ConfigError, PolicySpec
 class ArrayConfig:
     """One observation key or the action: its shape, and where a data set keeps it.
 
-    `source` names the array under data/; with `start`, its flat elements from there on are taken.
+    `source` names the array under data/; with `start`, its flat elements from there on are taken. A key of `dtype` uint8 is an
+    image "h w c", or any other array of bytes "...", whose values 0..255 mean -1..1 to networks whatever `normalize` says.
     """
 
     shape: list[int] = field(default_factory=list)
+    dtype: str = "float32"
     source: str = ""
     start: int | None = None
     normalize: str = "range"
@@ -36,8 +38,8 @@ class KeypointsConfig:
 class RestoreConfig:
     """A reset option of the environment that restores a recorded step: a row of the array `source` of the data set.
 
-    The environment shows an observation of the option's name; its first `compare` elements (default: all) are held against the
-    recording when demonstrations are replayed.
+    Unless `compare` is 0, the environment shows an observation of the option's name; its first `compare` elements (default:
+    all) are held against the recording when demonstrations are replayed.
     """
 
     source: str = ""
@@ -61,7 +63,8 @@ class PictureConfig:
 class DataConfig:
     """One data set of a task: a path (relative to DRIFTING_POLICY_DATA, or bundled://), and where it can be had.
 
-    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed.
+    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed. `hint` is a sentence
+    that tells where data come from that cannot be downloaded.
     """
 
     path: str = ""
@@ -69,6 +72,7 @@ class DataConfig:
     member: str | None = None
     sha256: dict[str, str] = field(default_factory=dict)
     replay_score: float | None = None
+    hint: str = ""
 
 
 @dataclass
@@ -99,7 +103,7 @@ class TaskConfig:
         """The contract of the task's policies."""
 
         def spec(array: ArrayConfig) -> ArraySpec:
-            return ArraySpec(tuple(array.shape), unit=array.unit)
+            return ArraySpec(tuple(array.shape), array.dtype, array.unit)
 
         return PolicySpec(
             observations={key: spec(array) for key, array in self.observations.items()},

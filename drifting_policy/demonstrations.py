@@ -100,9 +100,9 @@ def _locate(config: DataConfig) -> Path:
         if path.exists():
             return path
         if config.url is None:
-            raise DatasetError(f"DRIFTING_POLICY_DATA is {root}, which holds no {config.path}.")
+            raise DatasetError(f"DRIFTING_POLICY_DATA is {root}, which holds no {config.path}. {config.hint}".rstrip())
     if config.url is None:
-        raise DatasetError(f"Set DRIFTING_POLICY_DATA to a folder that holds {config.path}.")
+        raise DatasetError(f"Set DRIFTING_POLICY_DATA to a folder that holds {config.path}. {config.hint}".rstrip())
     cached = _cached(config)
     return cached if cached.exists() else fetch(config.url, cached, member=config.member, relative=config.path)
 

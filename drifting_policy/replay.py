@@ -69,6 +69,7 @@ def replay_demonstrations(task: TaskConfig, demonstrations: Demonstrations, *, e
             recorded = {
                 option: states[option][steps].reshape(steps.stop - start, -1)[:, : restore.compare]
                 for option, restore in task.restore.items()
+                if restore.compare != 0
             }
             options = {option: values[start] for option, values in states.items()}
             replays.append(replay(env, demonstrations.action[steps], number=number, options=options, recorded=recorded))
