@@ -8,7 +8,7 @@ import numpy as np
 
 from drifting_policy.data.replay_buffer import ReplayBuffer
 from drifting_policy.data.sources import find_source
-from drifting_policy.data.suspicions import findings
+from drifting_policy.data.suspicions import counted, findings
 from drifting_policy.types import Stats
 
 CHANNELS = 16  # of one array that get a line each
@@ -49,7 +49,7 @@ def describe(found: Inspection) -> str:
     buffer, lengths = found.buffer, found.buffer.lengths
     rate = "rate unknown to the format" if found.control_hz is None else f"{found.control_hz:g} Hz"
     span = f"{lengths.min()} / {np.median(lengths):g} / {lengths.max()} steps an episode (min / median / max)"
-    head = f"{buffer.place}: {found.format}, {_count(buffer.num_episodes, 'episode')}, {_count(buffer.num_steps, 'step')}"
+    head = f"{buffer.place}: {found.format}, {counted(buffer.num_episodes, 'episode')}, {counted(buffer.num_steps, 'step')}"
     width = max([len(key) for key in buffer.arrays] + [8]) + 6
     lines = [head, f"{span}, {rate}", "", f"{'key':{width}}{'shape':>14}{'dtype':>10}{_columns('min', 'max', 'mean', 'std')}"]
     for key, values in buffer.arrays.items():
@@ -87,10 +87,6 @@ def _numbers(values: Sequence[float]) -> str:
 
 def _columns(*texts: str) -> str:
     return "".join(f"{text:>13}" for text in texts)
-
-
-def _count(number: int, name: str) -> str:
-    return f"{number} {name}{'' if number == 1 else 's'}"
 
 
 def _shortened(found: Sequence[str]) -> Iterator[str]:

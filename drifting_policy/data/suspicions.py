@@ -57,14 +57,14 @@ def odd_channel(name: str, values: np.ndarray, ends: np.ndarray, *, floating: bo
     if deviation > 0 and 0 < far.mean() < RARE:
         step = int(np.argmax(distance))
         yield (
-            f"{name} has {far.sum()} values beyond {OUTLIER:g} robust deviations from the median, "
+            f"{name} has {counted(far.sum(), 'value')} beyond {OUTLIER:g} robust deviations from the median, "
             f"the farthest at step {step} ({values[step]:g}, {distance[step] / deviation:.0f} deviations)."
         )
     steps = np.abs(within_episodes(values, ends))
     for period, turn in WRAP.items():
         jumps = np.abs(steps - turn) < WRAP_SHARE * turn
         if jumps.any() and high - low < 1.05 * turn and np.median(steps) < WRAP_SHARE * turn:
-            yield f"{name} jumps by {period} {jumps.sum()} times: an angle that wraps; its sine and cosine would not."
+            yield f"{name} jumps by {period} {counted(jumps.sum(), 'time')}: an angle that wraps; its sine and cosine would not."
 
 
 def odd_groups(key: str, values: np.ndarray, ends: np.ndarray) -> Iterator[str]:
@@ -81,7 +81,7 @@ def odd_groups(key: str, values: np.ndarray, ends: np.ndarray) -> Iterator[str]:
         if moving and (np.abs(np.linalg.norm(part, axis=1) - 1) < UNIT).all():
             later = np.delete(np.arange(1, len(part)), ends[:-1] - 1)
             flips = int(((part[later] * part[later - 1]).sum(1) < 0).sum())
-            changes = f" that changes its sign {flips} times" if flips else ""
+            changes = f" that changes its sign {counted(flips, 'time')}" if flips else ""
             yield f"{key}[{first}..{first + 3}] has length 1: a unit quaternion{changes}."
             first += 4
         else:
@@ -107,10 +107,10 @@ def odd_times(key: str, values: np.ndarray, ends: np.ndarray) -> Iterator[str]:
     if not len(steps):
         return
     if (still := (steps <= 0).sum()) > 0:
-        yield f"{key} does not advance at {still} steps."
+        yield f"{key} does not advance at {counted(still, 'step')}."
     usual = np.median(steps)
     if usual > 0 and (gaps := (steps > 1.5 * usual).sum()) > 0:
-        yield f"{key} has {gaps} gaps longer than 1.5 usual steps, the longest of {steps.max() / usual:.1f}."
+        yield f"{key} has {counted(gaps, 'gap')} longer than 1.5 usual steps, the longest of {steps.max() / usual:.1f}."
 
 
 def copied_actions(buffer: ReplayBuffer) -> Iterator[str]:
@@ -126,6 +126,11 @@ def copied_actions(buffer: ReplayBuffer) -> Iterator[str]:
 def within_episodes(values: np.ndarray, ends: np.ndarray) -> np.ndarray:
     """Differences "n - episodes ..." of consecutive steps of the same episode."""
     return np.delete(np.diff(values, axis=0), ends[:-1] - 1, axis=0)
+
+
+def counted(number: int | np.integer, noun: str) -> str:
+    """The number and its noun: 1 step, 2 steps."""
+    return f"{number} {noun}{'' if number == 1 else 's'}"
 
 
 def _copied(key: str, action: np.ndarray, other: str, state: np.ndarray, ends: np.ndarray) -> Iterator[str]:
@@ -144,11 +149,11 @@ def _copied(key: str, action: np.ndarray, other: str, state: np.ndarray, ends: n
         return
     (first, lag), least = min(remains.items(), key=lambda item: (item[1], item[0][1]))
     which = f"{other}[{first}..{first + width - 1}]" if width < states.shape[1] else other
+    later = f"{counted(lag, 'step')} later"
     if least < EQUAL:
-        yield f"{key} equals {which}{f' {lag} steps later' if lag else ''}: it commands what was measured."
+        yield f"{key} equals {which}{f' {later}' if lag else ''}: it commands what was measured."
     elif least < LIKE:
-        when = f"{lag} steps later" if lag else "at the same step"
-        yield f"{key} is most like {which} {when} ({least:.1%} of its variance remains): a position, reached with that delay."
+        yield f"{key} is most like {which} {later if lag else 'at the same step'} ({least:.1%} of its variance remains): a position, reached with that delay."
 
 
 def _remains(actions: np.ndarray, states: np.ndarray, ends: np.ndarray, lag: int) -> float:

@@ -56,12 +56,12 @@ def outlier() -> np.ndarray:
     [
         (np.concatenate([SMOOTH, np.full((200, 1), 2.5)], 1), ["x[3] is constant (2.5)."]),
         (np.full(200, 2.5), ["x is constant (2.5).", None]),
-        (outlier(), ["x[1] has 1 values beyond 10 robust deviations from the median, the farthest at step 77 (1000, "]),
+        (outlier(), ["x[1] has 1 value beyond 10 robust deviations from the median, the farthest at step 77 (1000, "]),
         (RNG.permutation(np.arange(200.0) % 3), ["x takes 3 whole values only (0, 1, 2)."]),
         # A ninth jump lies between two episodes.
         ((np.arange(200) * 0.3 + 1) % (2 * np.pi), ["x jumps by 2 pi 8 times: an angle that wraps"]),
         (((np.arange(200) * 17 + 100) % 360.0) - 180, ["x jumps by 360 9 times"]),
-        (quaternions(), ["x[3..6] has length 1: a unit quaternion that changes its sign 1 times."]),
+        (quaternions(), ["x[3..6] has length 1: a unit quaternion that changes its sign 1 time."]),
         (np.eye(4)[RNG.integers(0, 4, 200)], [*["takes 2 whole values only (0, 1)"] * 4, "x is one-hot: exactly one of 4"]),
         (np.repeat(SMOOTH[:100], 2, axis=0), ["x repeats itself: 51% of the steps"]),
         (np.repeat(IMAGES[:40], 5, axis=0), ["x repeats itself: 81% of the steps"]),
@@ -88,7 +88,7 @@ def test_time_must_advance() -> None:
     times[5] = times[4]
     times[100:150] += 0.3
     told = found(timestamp=times)
-    assert told[0] == "timestamp does not advance at 1 steps."
+    assert told[0] == "timestamp does not advance at 1 step."
     assert "timestamp has 2 gaps longer than 1.5 usual steps, the longest of 4.0." in told
 
 
