@@ -24,6 +24,7 @@ from drifting_policy.types import DatasetError
 FILE, METADATA = "main_data.hdf5", "metadata.json"
 STORAGES = ("hdf5", "arrow", "parquet")
 INFOS = "infos/"
+MAX_GROUPS, MAX_DEPTH = 1000, 16  # of one episode; a group may lie in itself
 BYTES_PER_STORED = 1100  # beyond what deflate can do; an array that claims more would only fill the memory
 
 
@@ -112,6 +113,7 @@ class _Hdf5Episode:
     def __init__(self, group: h5py.Group, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
         self._what, self._shapes = what, shapes
         self._arrays: dict[str, h5py.Dataset] = {}
+        self._groups = 0
         self._collect(group, "")
         if "rewards" not in self._arrays:
             raise DatasetError(f"{what} has no array rewards.")
@@ -125,7 +127,8 @@ class _Hdf5Episode:
                 raise DatasetError(f"{what} is kept in another place; copy the data set as a whole into one file.")
             item = group[name]
             if isinstance(item, h5py.Group):
-                if key.count("/") > 32:
+                self._groups += 1
+                if self._groups > MAX_GROUPS or key.count("/") > MAX_DEPTH:
                     raise DatasetError(f"{what} is nested too deeply.")
                 self._collect(item, f"{key}/")
             elif isinstance(item, h5py.Dataset) and item.ndim and _is_number(item):

@@ -32,16 +32,16 @@ def level(step: int, camera: int) -> int:
     return (37 * step + 90 * camera) % 200 + 20
 
 
-def film(file: Path, levels: list[int], size: tuple[int, int], *, codec: str, fps: int = FPS) -> None:
+def film(file: Path, levels: list[int], size: tuple[int, int], *, codec: str, fps: int = FPS, container: str = "mp4") -> None:
     """A film whose frames are plain grey."""
     file.parent.mkdir(parents=True, exist_ok=True)
-    with av.open(str(file), "w", format="mp4") as container:
-        stream = container.add_stream(codec, rate=fps)
+    with av.open(str(file), "w", format=container) as written:
+        stream = written.add_stream(codec, rate=fps)
         stream.width, stream.height, stream.pix_fmt = size[1], size[0], "yuv420p"
         for grey in levels:
             frame = av.VideoFrame.from_ndarray(np.full((*size, 3), grey, np.uint8), format="rgb24")
-            container.mux(stream.encode(frame))
-        container.mux(stream.encode())
+            written.mux(stream.encode(frame))
+        written.mux(stream.encode())
 
 
 def picture(step: int) -> np.ndarray:
@@ -198,6 +198,16 @@ def test_films_of_another_rate_are_matched_by_time(tmp_path: Path) -> None:
     np.testing.assert_allclose(seen, [20, 26, 32, 80], atol=3)
     with pytest.raises(DatasetError, match=r"has no frame at 5.0000 s; the nearest lies at 1.9667 s"):
         list(frames_at(tmp_path / "fast.mp4", [5.0], tolerance=0.01))
+
+
+def test_a_playlist_is_no_film(tmp_path: Path) -> None:
+    film(tmp_path / "other.ts", [100] * 5, (16, 16), codec="libx264", container="mpegts")
+    playlist = "#EXTM3U\n#EXT-X-TARGETDURATION:1\n#EXTINF:0.5,\nother.ts\n#EXT-X-ENDLIST\n"
+    (tmp_path / "film.mp4").write_text(playlist)
+    with av.open(str(tmp_path / "film.mp4"), format="hls") as opened:  # it would be played
+        assert len(list(opened.decode(video=0))) == 5
+    with pytest.raises(DatasetError, match=r"film.mp4 is no readable film"):
+        list(frames_at(tmp_path / "film.mp4", [0.0], tolerance=1.0))
 
 
 @pytest.fixture(scope="module")

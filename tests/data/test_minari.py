@@ -230,6 +230,7 @@ def replace(file: h5py.File, name: str, **dataset: Any) -> None:
         ),
         (lambda f: f.__setitem__("episode_0/x", h5py.ExternalLink("/tmp/other.hdf5", "/x")), "is kept in another place"),
         (lambda f: f.__setitem__("episode_0/x", h5py.SoftLink("/episode_1")), "is kept in another place"),
+        (lambda f: f.__setitem__("episode_0/x", f["episode_0"]), "is nested too deeply"),
     ],
 )
 def test_wrong_files_are_refused(change: Callable[[h5py.File], object], words: str, tmp_path: Path) -> None:
