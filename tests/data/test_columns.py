@@ -1,5 +1,6 @@
 """Columns of Arrow tables become arrays of the shape of their lists; what is ragged, missing or no number is refused."""
 
+import itertools
 from pathlib import Path
 
 import numpy as np
@@ -30,7 +31,7 @@ def test_lists_of_any_kind_become_the_same_array(shape: list[int], dtype: str, f
         kind = pa.list_(kind, size) if of_one_size else pa.list_(kind)
     column = pa.array(values.tolist(), kind)[cut:]  # a slice begins in the middle of its buffers
     bounds = [len(column) * part // parts for part in range(parts + 1)]
-    chunks = pa.chunked_array([column[low:high] for low, high in zip(bounds, bounds[1:], strict=False)])
+    chunks = pa.chunked_array([column[low:high] for low, high in itertools.pairwise(bounds)])
     for each in (column, chunks):
         read = values_of(each, "x")
         assert read.dtype == values.dtype
