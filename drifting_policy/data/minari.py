@@ -9,7 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import ExitStack
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, Protocol, runtime_checkable
 
 import h5py
 import numpy as np
@@ -24,9 +24,11 @@ from drifting_policy.types import DatasetError
 FILE, METADATA = "main_data.hdf5", "metadata.json"
 STORAGES = ("hdf5", "arrow", "parquet")
 INFOS = "infos/"
+MAX_GROUPS, MAX_DEPTH = 1000, 16  # of one episode; a group may lie in itself
 BYTES_PER_STORED = 1100  # beyond what deflate can do; an array that claims more would only fill the memory
 
 
+@runtime_checkable
 class _Episode(Protocol):
     """One episode: steps, and for each key its rows (an array, or the bytes of one picture a row), the last observation too."""
 
@@ -111,6 +113,7 @@ class _Hdf5Episode:
     def __init__(self, group: h5py.Group, shapes: Mapping[str, tuple[int, ...]], what: str) -> None:
         self._what, self._shapes = what, shapes
         self._arrays: dict[str, h5py.Dataset] = {}
+        self._groups = 0
         self._collect(group, "")
         if "rewards" not in self._arrays:
             raise DatasetError(f"{what} has no array rewards.")
@@ -124,7 +127,8 @@ class _Hdf5Episode:
                 raise DatasetError(f"{what} is kept in another place; copy the data set as a whole into one file.")
             item = group[name]
             if isinstance(item, h5py.Group):
-                if key.count("/") > 32:
+                self._groups += 1
+                if self._groups > MAX_GROUPS or key.count("/") > MAX_DEPTH:
                     raise DatasetError(f"{what} is nested too deeply.")
                 self._collect(item, f"{key}/")
             elif isinstance(item, h5py.Dataset) and item.ndim and _is_number(item):

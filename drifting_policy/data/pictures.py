@@ -11,6 +11,7 @@ from drifting_policy.types import DatasetError, MissingPackage
 
 BLOCK = 64  # pictures that are handed on at once
 MAX_PIXELS = 1 << 26  # of one picture; what claims more would only fill the memory
+LOCAL = {"protocol_whitelist": "file"}  # a playlist that calls itself a film would open other files, or addresses
 MODES = {"L": 1, "RGB": 3, "RGBA": 4}
 
 
@@ -58,7 +59,7 @@ def in_blocks(pictures: Iterable[np.ndarray], what: str) -> Iterator[np.ndarray]
 
 
 def frames_at(file: Path, times: Sequence[float], *, tolerance: float) -> Iterator[np.ndarray]:
-    """The frame "h w c" (RGB, uint8) of a film nearest to each of the ascending `times`, in seconds of the film's own clock.
+    """The frame "h w c" (RGB, uint8) of an MP4 film nearest to each of the ascending `times`, in seconds of the film's own clock.
 
     The film is decoded once, from its beginning.
 
@@ -72,7 +73,7 @@ def frames_at(file: Path, times: Sequence[float], *, tolerance: float) -> Iterat
         raise MissingPackage("Reading films needs PyAV: pip install 'drifting-policy[formats]'.") from error
     place, before = 0, None
     try:
-        with av.open(str(file), metadata_errors="ignore") as container:
+        with av.open(str(file), format="mp4", options=LOCAL, metadata_errors="ignore") as container:
             if not container.streams.video:
                 raise DatasetError(f"{file} holds no film.")
             stream = container.streams.video[0]

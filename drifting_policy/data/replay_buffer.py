@@ -112,6 +112,7 @@ def write_replay(
     """
     target = Path(path)
     buffer = ReplayBuffer(dict(arrays), _as_ends(np.asarray(episode_ends), target), str(target))
+    _check_names(buffer.arrays, target)
     draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
     packed = draft.with_suffix(".zip")
     try:
@@ -235,6 +236,17 @@ def _check_array(key: str, values: np.ndarray, ends: np.ndarray, place: str) -> 
         step = int(np.argmax(bad))
         episode = int(np.searchsorted(ends, step, side="right"))
         raise DatasetError(f"{place}: data/{key} holds NaN or infinity, first at step {step} (episode {episode}).")
+
+
+def _check_names(keys: Iterable[str], target: Path) -> None:
+    """Names become folders: none may lead out of the store, or into an array."""
+    names = [key.split("/") for key in keys]
+    for name in names:
+        inner = any(other != name and other[: len(name)] == name for other in names)
+        if inner or any(
+            part in ("", ".", "..") or "\\" in part or "\0" in part or part.startswith(("__", ".z")) for part in name
+        ):
+            raise DatasetError(f"{target}: an array cannot be stored under the name {'/'.join(name)!r}; leave it out.")
 
 
 def _zip(folder: Path, target: Path) -> None:

@@ -6,6 +6,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
+from drifting_policy.data.kitchen import STEP_SECONDS, is_kitchen, open_kitchen
 from drifting_policy.data.replay_buffer import ReplayBuffer, open_replay, read_attributes
 from drifting_policy.types import DatasetError, MissingPackage
 
@@ -172,7 +173,7 @@ def _no_rate(place: Path) -> None:
 
 
 def _positive(rate: object) -> float | None:
-    return float(rate) if isinstance(rate, int | float) and 0 < rate < float("inf") else None
+    return float(rate) if isinstance(rate, int | float) and not isinstance(rate, bool) and 0 < rate < float("inf") else None
 
 
 SOURCES: Mapping[str, Source] = {
@@ -184,5 +185,11 @@ SOURCES: Mapping[str, Source] = {
         _is_minari,
         _open_minari,
         _no_rate,
+    ),
+    "kitchen": Source(
+        "a folder with *.mjl logs or observations_seq.npy, of Relay Policy Learning",
+        is_kitchen,
+        open_kitchen,
+        lambda place: 1 / STEP_SECONDS,
     ),
 }
