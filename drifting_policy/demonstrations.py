@@ -3,6 +3,7 @@
 import os
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from drifting_policy.config import ArrayConfig, DataConfig, TaskConfig
 from drifting_policy.data.derive import planar_keypoints, select_key
 from drifting_policy.data.download import fetch, verify_arrays
 from drifting_policy.data.replay_buffer import ReplayBuffer, open_replay
+from drifting_policy.data.thumbnails import thumbnails
 from drifting_policy.types import DatasetError, Stats
 
 BUNDLED = "bundled://"
@@ -19,7 +21,10 @@ BUNDLED = "bundled://"
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Step-major arrays: every observation key of the task, the action, and where asked for, what restores each step."""
+    """Step-major arrays: every observation key of the task, the action, and where asked for, what restores each step.
+
+    Floats are float32, images uint8 and, of a data set on disk, a memory map.
+    """
 
     observations: Mapping[str, np.ndarray]
     action: np.ndarray
@@ -28,8 +33,17 @@ class Demonstrations:
 
     @property
     def stats(self) -> dict[str, Stats]:
-        """Statistics of every key and of `action`."""
-        return {key: Stats.of(values) for key, values in self.observations.items()} | {"action": Stats.of(self.action)}
+        """Statistics of every key and of `action`; those of images are fixed."""
+        observed = {
+            key: Stats.of_images() if values.dtype == np.uint8 else Stats.of(values)
+            for key, values in self.observations.items()
+        }
+        return observed | {"action": Stats.of(self.action)}
+
+    @cached_property
+    def searchable(self) -> Mapping[str, np.ndarray]:
+        """The observations as what a search for similar ones can hold in memory: thumbnails in place of images."""
+        return {key: thumbnails(values) if values.dtype == np.uint8 else values for key, values in self.observations.items()}
 
 
 def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) -> Demonstrations:
@@ -49,7 +63,16 @@ def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) ->
             arrays[key] = planar_keypoints(pose, np.asarray(body.points)).astype(np.float32)
 
     def array(key: str, config: ArrayConfig) -> np.ndarray:
-        return select_key(arrays[config.source], key=key, shape=tuple(config.shape), start=config.start).astype(np.float32)
+        values = arrays[config.source]
+        selected = select_key(values, key=key, shape=tuple(config.shape), start=config.start)
+        if config.dtype != "uint8":
+            return selected.astype(np.float32)
+        if values.dtype != np.uint8 or values.shape[1:] != tuple(config.shape):
+            raise DatasetError(
+                f"{buffer.place}: data/{config.source} should be images of shape {tuple(config.shape)}, uint8, for '{key}' of "
+                f"task {task.name}; it is {values.dtype} of shape {values.shape[1:]}."
+            )
+        return selected
 
     return Demonstrations(
         observations={key: array(key, config) for key, config in task.observations.items()},

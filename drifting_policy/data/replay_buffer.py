@@ -5,7 +5,7 @@ import math
 import os
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -15,9 +15,12 @@ import numpy as np
 import zarr
 
 from drifting_policy.atomic import replace_folder
+from drifting_policy.data.image_cache import cached_images
 from drifting_policy.types import DatasetError
 
 EPISODE_ENDS = "meta/episode_ends"
+CHANNELS, SMALLEST_IMAGE = (1, 3, 4), 16  # an array of floats "n h w c" with these channels and this edge or more holds images
+BLOCK = 64  # images that are decoded at a time, or more where the chunks of a store are larger
 
 
 @dataclass(frozen=True)
@@ -64,7 +67,8 @@ class ReplayBuffer:
 def open_replay(path: str | Path, keys: Sequence[str] | None = None) -> ReplayBuffer:
     """The data set in a zarr store (v2 or v3, directory or .zip) at `path`, with `keys` or all of them, read into memory.
 
-    Floating-point arrays come as float32.
+    Floating-point arrays come as float32. Images "n h w c", which are stored as uint8 or as floats that are whole numbers in
+    0..255, come as a memory map, uint8, of the image cache.
 
     Raises:
         DatasetError: names the file, the key and the step at fault.
@@ -83,8 +87,8 @@ def open_replay(path: str | Path, keys: Sequence[str] | None = None) -> ReplayBu
                 close = difflib.get_close_matches(key, stored, n=1)
                 hint = f" Did you mean '{close[0]}'?" if close else ""
                 raise DatasetError(f"{place} has no array data/{key}; it has {sorted(stored)}.{hint}")
-        ends = _read(root, EPISODE_ENDS, place)
-        arrays = {key: _as_float32(_read(root, f"data/{key}", place)) for key in wanted}
+        ends = np.asarray(_whole(root, EPISODE_ENDS, place)[...])
+        arrays = {key: _load(_whole(root, f"data/{key}", place), key, place) for key in wanted}
     except DatasetError:
         raise
     except Exception as error:
@@ -154,7 +158,8 @@ def _arrays_in(root: zarr.Group, place: Path) -> list[str]:
     return [name for name, _ in root["data"].arrays()]
 
 
-def _read(root: zarr.Group, name: str, place: Path) -> np.ndarray:
+def _whole(root: zarr.Group, name: str, place: Path) -> zarr.Array:
+    """The array `name`, none of whose chunks is missing."""
     array = root[name]
     if not isinstance(array, zarr.Array):
         raise DatasetError(f"{place}: {name} must be an array; it is a group.")
@@ -167,7 +172,33 @@ def _read(root: zarr.Group, name: str, place: Path) -> np.ndarray:
             f"{place} is incomplete: {name} has {found} of {files} chunks; copy it again, or, if chunks of zeros were left out "
             "on purpose, write it with write_empty_chunks=True."
         )
-    return np.asarray(array[...])
+    return array
+
+
+def _load(array: zarr.Array, key: str, place: Path) -> np.ndarray:
+    """The values in memory, floats as float32; of images, the cache of them."""
+    kind, shape = array.dtype.kind, tuple(array.shape)
+    likely = len(shape) == 4 and shape[3] in CHANNELS and min(shape[1:3]) >= SMALLEST_IMAGE
+    if 0 not in shape and len(shape) == 4 and (array.dtype == np.uint8 or (kind == "f" and likely)):
+        return cached_images(source=place, key=f"data/{key}", shape=shape, blocks=lambda: _image_blocks(array, key, place))
+    return _as_float32(np.asarray(array[...]))
+
+
+def _image_blocks(array: zarr.Array, key: str, place: Path) -> Iterator[np.ndarray]:
+    """The images in order, some chunks of the store at a time."""
+    rows = (array.shards or array.chunks)[0]
+    rows *= math.ceil(BLOCK / rows)
+    for start in range(0, array.shape[0], rows):
+        block = np.asarray(array[start : start + rows])
+        with np.errstate(invalid="ignore"):  # what is no byte is refused
+            images = block.astype(np.uint8)
+        wrong = (images != block).reshape(len(block), -1).any(axis=1)
+        if wrong.any():
+            raise DatasetError(
+                f"{place}: data/{key} looks like images, which must be uint8, or floats that are whole numbers in 0..255; "
+                f"those of step {start + int(np.argmax(wrong))} are not. Store them as uint8."
+            )
+        yield images
 
 
 def _as_float32(values: np.ndarray) -> np.ndarray:
