@@ -64,6 +64,7 @@ class Batches:
         self.valid = torch.as_tensor(index.valid, device=device)
         self.episode = torch.as_tensor(index.episode, device=device)
         self.obs_horizon, self.batch_size, self.seed = obs_horizon, batch_size, seed
+        self._shuffled = -1, torch.arange(0)  # the epoch that was asked for last, and its chunks; a memory of `order`
 
     def __len__(self) -> int:
         """Full batches per epoch."""
@@ -71,9 +72,15 @@ class Batches:
 
     def batch(self, step: int) -> Batch:
         """The batch of training step `step`, counted from 0."""
+        return self.rows(self.order(step))
+
+    def order(self, step: int) -> Tensor:
+        """The numbers of the chunks in the batch of training step `step`."""
         epoch, place = divmod(step, len(self))
-        order = torch.randperm(len(self.steps), generator=torch.Generator().manual_seed(mix(self.seed, epoch)))
-        return self.rows(order[place * self.batch_size : (place + 1) * self.batch_size])
+        if self._shuffled[0] != epoch:
+            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+            self._shuffled = epoch, torch.randperm(len(self.steps), generator=generator)
+        return self._shuffled[1][place * self.batch_size : (place + 1) * self.batch_size]
 
     def rows(self, rows: Tensor) -> Batch:
         """The chunks with these numbers."""
@@ -96,14 +103,12 @@ class Batches:
         return {key: value[seen] for key, value in (self.observations | small).items()}
 
     def _gather(self, images: np.ndarray, steps: np.ndarray) -> Tensor:
-        """The images "b to h w c" of `steps` "b to", on the device.
-
-        NumPy copies straight from the file into memory that a GPU can fetch from by itself.
-        """
-        cuda = self.device.type == "cuda"
-        gathered = torch.empty((*steps.shape, *images.shape[1:]), dtype=torch.uint8, pin_memory=cuda)
-        images.take(steps, axis=0, out=gathered.numpy(), mode="clip")  # "raise" would copy twice
-        return gathered.to(self.device, non_blocking=cuda)
+        """The images "b to h w c" of `steps` "b to", on the device; NumPy copies them out of the file."""
+        if self.device.type != "cuda":
+            return torch.from_numpy(images.take(steps, axis=0)).to(self.device)
+        pinned = torch.empty((*steps.shape, *images.shape[1:]), dtype=torch.uint8, pin_memory=True)  # a GPU fetches it itself
+        images.take(steps, axis=0, out=pinned.numpy(), mode="clip")  # with "raise" it would be copied twice
+        return pinned.to(self.device, non_blocking=True)
 
 
 def mix(seed: int, counter: int) -> int:
