@@ -3,8 +3,8 @@
 Made-up demonstrations (an image of 96 x 96 px, two numbers and two actions per step) are written to the image cache. Two ways
 to get the batch of a training step take turns in one run: `batches`, what training calls, which shuffles, looks up the steps of
 each chunk and copies images, numbers, actions and the mask of padding; `gather`, NumPy's own indexing of the memory-mapped file
-and the other arrays with steps that are known before, which copies the same bytes. The ratio is the speed of `batches` over that
-of `gather`; the file is read once before, so that both find it in memory.
+and the other arrays with steps that are known before, which copies equally many bytes. The ratio is the speed of `batches` over
+that of `gather`. The file was just written, so that both find it in memory.
 """
 
 import argparse

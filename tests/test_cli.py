@@ -35,7 +35,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("train generator=ml", "Unknown generator 'ml'; choose one of mlp, transformer, unet."),
         (
             "train task=push_t_base2",
-            "Unknown task 'push_t_base2'; choose one of push_t, push_t_state, toy_mixture, toy_obstacle.",
+            "Unknown task 'push_t_base2'; choose one of push_t, push_t_image, push_t_state, toy_mixture, toy_obstacle.",
         ),
         ("train trainer=fast", "Unknown trainer 'fast'; choose one of debug, default, toy."),
         ("train seed=abc", "seed=abc: Value 'abc' of type 'str' could not be converted to Integer"),

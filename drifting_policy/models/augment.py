@@ -12,15 +12,16 @@ from torch import Tensor
 LUMA = (0.299, 0.587, 0.114)
 
 Images = Float[Tensor, "b to h w c"]
+Crops = Float[Tensor, "b to h2 w2 c"]
 
 
-def center_crop(images: Images, height: int, width: int) -> Images:
+def center_crop(images: Images, height: int, width: int) -> Crops:
     """The middle of each image; with an odd rest, the part nearer to the first pixel."""
     top, left = (images.shape[2] - height) // 2, (images.shape[3] - width) // 2
     return images[:, :, top : top + height, left : left + width]
 
 
-def random_crop(images: Images, height: int, width: int, generator: torch.Generator) -> Images:
+def random_crop(images: Images, height: int, width: int, generator: torch.Generator) -> Crops:
     """A part of each image, at a place that is drawn for each window: all of them are equally likely."""
     tops, lefts = (
         torch.randint(0, size - part + 1, (len(images),), generator=generator).tolist()
