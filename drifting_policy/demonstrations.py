@@ -64,15 +64,9 @@ def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) ->
 
     def array(key: str, config: ArrayConfig) -> np.ndarray:
         values = arrays[config.source]
-        selected = select_key(values, key=key, shape=tuple(config.shape), start=config.start)
-        if config.dtype != "uint8":
-            return selected.astype(np.float32)
-        if values.dtype != np.uint8 or values.shape[1:] != tuple(config.shape):
-            raise DatasetError(
-                f"{buffer.place}: data/{config.source} should be images of shape {tuple(config.shape)}, uint8, for '{key}' of "
-                f"task {task.name}; it is {values.dtype} of shape {values.shape[1:]}."
-            )
-        return selected
+        if config.dtype == "uint8":
+            return _images(values, key=key, config=config, place=buffer.place)
+        return select_key(values, key=key, shape=tuple(config.shape), start=config.start).astype(np.float32)
 
     return Demonstrations(
         observations={key: array(key, config) for key, config in task.observations.items()},
@@ -80,6 +74,16 @@ def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) ->
         episode_ends=buffer.episode_ends,
         states={option: arrays[config.source] for option, config in restore.items()},
     )
+
+
+def _images(values: np.ndarray, *, key: str, config: ArrayConfig, place: str) -> np.ndarray:
+    """The images as they are: nothing may copy all of them."""
+    if values.dtype != np.uint8 or values.shape[1:] != tuple(config.shape):
+        raise DatasetError(
+            f"{place}: data/{config.source} should be images of shape {tuple(config.shape)}, uint8, for '{key}'; it is "
+            f"{values.dtype} of shape {values.shape[1:]}."
+        )
+    return values
 
 
 def is_stored(task: TaskConfig, data: str) -> bool:

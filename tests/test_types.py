@@ -181,3 +181,16 @@ def test_keys_must_match_exactly(keys: set[str]) -> None:
 def test_every_refusal_is_the_users_to_mend() -> None:
     assert all(issubclass(error, UserError) for error in (ConfigError, ObservationError))
     assert issubclass(UserError, ValueError)
+
+
+def test_images_are_bytes_and_nothing_else() -> None:
+    spec = dataclasses.replace(SPEC, observations={**SPEC.observations, "camera": ArraySpec((2, 3, 3), "uint8")})
+    obs = observation(3) | {"camera": np.zeros((3, spec.obs_horizon, 2, 3, 3), np.uint8)}
+    assert check_obs(spec, obs) == 3
+    assert [array.is_image for _, array in sorted(spec.observations.items())].count(True) == 1
+    assert PolicySpec.from_dict(spec.to_dict()) == spec
+    for dtype in ("float32", "int64", "uint16", "bool"):
+        with pytest.raises(ObservationError, match=f"'camera' is an image and must be uint8, .* got dtype {dtype}."):
+            check_obs(spec, obs | {"camera": obs["camera"].astype(dtype)})
+    with pytest.raises(ObservationError, match="share one batch size"):
+        check_obs(spec, obs | {"camera": obs["camera"][:2]})

@@ -20,6 +20,7 @@ from drifting_policy.types import DatasetError
 
 EPISODE_ENDS = "meta/episode_ends"
 CHANNELS, SMALLEST_IMAGE = (1, 3, 4), 16  # an array of floats "n h w c" with these channels and this edge or more holds images
+CHUNK_BYTES = 1 << 24  # of the chunks that are written
 BLOCK = 64  # images that are decoded at a time, or more where the chunks of a store are larger
 
 
@@ -123,7 +124,7 @@ def write_replay(
         root = zarr.open_group(draft, mode="w", zarr_format=2)
         root.attrs.update(dict(attributes or {}))
         for key, values in {f"data/{key}": v for key, v in buffer.arrays.items()}.items():
-            chunks = (min(4096, len(values)), *values.shape[1:])
+            chunks = (max(1, min(4096, len(values), CHUNK_BYTES // values[0].nbytes)), *values.shape[1:])
             # Chunks of zeros are stored like any other, for a missing one means a damaged data set.
             root.create_array(key, data=np.ascontiguousarray(values), chunks=chunks, config={"write_empty_chunks": True})
         root.create_array(EPISODE_ENDS, data=buffer.episode_ends)
