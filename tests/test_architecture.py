@@ -54,7 +54,13 @@ LAYERS: dict[str, tuple[str, str]] = {
     "": ("types chunking checkpoint", ""),  # drifting_policy/__init__.py, for the type checker alone
 }
 HYDRA_USERS = {"config", "commands", "cli", "train", "eval"}
-DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core", "omegaconf": "hydra-core", "gym_pusht": "gym-pusht"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "hydra": "hydra-core",
+    "omegaconf": "hydra-core",
+    "gym_pusht": "gym-pusht",
+    "gymnasium_robotics": "gymnasium-robotics",
+}
 VAGUE_NAMES = {"utils", "util", "helpers", "common", "misc", "tools", "base", "core", "shared", "stuff"}
 RANDOM_SOURCES = {"default_rng", "Generator", "Philox", "PCG64", "SeedSequence"}
 
