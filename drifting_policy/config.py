@@ -14,7 +14,7 @@ class ArrayConfig:
     """One observation key or the action: its shape, and where a data set keeps it.
 
     `source` names the array under data/; with `start`, its flat elements from there on are taken. A key of `dtype` uint8 is an
-    image "h w c", or any other array of bytes "...", whose values 0..255 mean -1..1 to networks whatever `normalize` says.
+    image "h w c" in bytes, whose 0..255 are -1..1 to networks.
     """
 
     shape: list[int] = field(default_factory=list)
@@ -23,6 +23,12 @@ class ArrayConfig:
     start: int | None = None
     normalize: str = "range"
     unit: str = ""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "uint8"):
+            raise ConfigError(f"The dtype of '{self.source}' must be float32, or uint8 for images; got {self.dtype}.")
+        if self.dtype == "uint8" and (self.start is not None or self.normalize != "range"):
+            raise ConfigError(f"Images ('{self.source}') are taken whole and by normalize=range; remove start and normalize.")
 
 
 @dataclass
@@ -39,12 +45,14 @@ class RestoreConfig:
     """A reset option of the environment that restores a recorded step: a row of the array `source` of the data set.
 
     Unless `compare` is 0, the environment shows an observation of the option's name; its first `compare` elements (default:
-    all) are held against the recording when demonstrations are replayed.
+    all) are held against the recording when demonstrations are replayed. With `model`, the data set also keeps the XML of each
+    episode's model, which the reset option "model" takes.
     """
 
     source: str = ""
     compare: int | None = None
     unit: str = ""
+    model: bool = False
 
 
 @dataclass
@@ -63,8 +71,9 @@ class PictureConfig:
 class DataConfig:
     """One data set of a task: a path (relative to DRIFTING_POLICY_DATA, or bundled://), and where it can be had.
 
-    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed. `hint` is a sentence
-    that tells where data come from that cannot be downloaded.
+    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed. `hint` is a
+    sentence that tells where data come from that cannot be downloaded. `filter_key` names a list of demonstrations in a file
+    of robomimic (below mask/); the others are left out.
     """
 
     path: str = ""
@@ -73,6 +82,7 @@ class DataConfig:
     sha256: dict[str, str] = field(default_factory=dict)
     replay_score: float | None = None
     hint: str = ""
+    filter_key: str | None = None
 
 
 @dataclass
@@ -128,6 +138,23 @@ class StateEncoderConfig(NamedConfig):
 
     name: str = "state"
     embed_dim: int = 64
+
+
+@dataclass
+class ImageEncoderConfig(NamedConfig):
+    """Keyword arguments of ImageEncoder."""
+
+    name: str = "image"
+    embed_dim: int = 64
+    width: int = 64
+    blocks: list[int] = field(default_factory=lambda: [2, 2, 2, 2])
+    keypoints: int = 32
+    share: bool = False
+    crop: float = 0.875
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
 
 
 @dataclass
@@ -318,7 +345,7 @@ def arguments(choice: NamedConfig) -> dict[str, Any]:
 
 
 _CHOICES: dict[str, list[type[NamedConfig]]] = {
-    "encoder": [StateEncoderConfig],
+    "encoder": [StateEncoderConfig, ImageEncoderConfig],
     "generator": [MlpConfig, UnetConfig, TransformerConfig],
     "objective": [DriftConfig, RegressionConfig, DiffusionConfig, FlowConfig],
 }

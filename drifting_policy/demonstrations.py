@@ -1,18 +1,21 @@
 """Demonstrations of a task: found on disk or downloaded, checked, and brought into the shape that the task declares."""
 
 import os
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
-from drifting_policy.config import ArrayConfig, DataConfig, TaskConfig
+from drifting_policy.config import ArrayConfig, DataConfig, RestoreConfig, TaskConfig
 from drifting_policy.data.derive import planar_keypoints, select_key
-from drifting_policy.data.download import fetch, verify_arrays
+from drifting_policy.data.download import array_sha256, fetch, verify_arrays
 from drifting_policy.data.replay_buffer import ReplayBuffer
-from drifting_policy.data.sources import open_source
+from drifting_policy.data.sources import open_models, open_source
+from drifting_policy.data.thumbnails import thumbnails
 from drifting_policy.types import DatasetError, Stats
 
 BUNDLED = "bundled://"
@@ -20,17 +23,31 @@ BUNDLED = "bundled://"
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Step-major arrays: every observation key of the task, the action, and where asked for, what restores each step."""
+    """Step-major arrays: every observation key of the task, the action, and where asked for, what restores each step.
+
+    Floats are float32, images uint8 and, of a data set on disk, a memory map. `models` holds the XML of the model of each
+    episode, where the task restores it.
+    """
 
     observations: Mapping[str, np.ndarray]
     action: np.ndarray
     episode_ends: np.ndarray
     states: Mapping[str, np.ndarray] = field(default_factory=dict)
+    models: Sequence[str] = ()
 
     @property
     def stats(self) -> dict[str, Stats]:
-        """Statistics of every key and of `action`."""
-        return {key: Stats.of(values) for key, values in self.observations.items()} | {"action": Stats.of(self.action)}
+        """Statistics of every key and of `action`; those of images are fixed."""
+        observed = {
+            key: Stats.of_images() if values.dtype == np.uint8 else Stats.of(values)
+            for key, values in self.observations.items()
+        }
+        return observed | {"action": Stats.of(self.action)}
+
+    @cached_property
+    def searchable(self) -> Mapping[str, np.ndarray]:
+        """The observations as what a search for similar ones can hold in memory: thumbnails in place of images."""
+        return {key: thumbnails(values) if values.dtype == np.uint8 else values for key, values in self.observations.items()}
 
 
 def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) -> Demonstrations:
@@ -42,7 +59,7 @@ def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) ->
         DatasetError: names the place and the key at fault, and what to do.
     """
     restore = task.restore if states else {}
-    buffer = _open(task, data, extra={config.source for config in restore.values()})
+    buffer, models = _open(task, data, restore=restore)
     arrays = dict(buffer.arrays)
     for key, body in task.keypoints.items():
         if key not in arrays:
@@ -50,14 +67,28 @@ def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) ->
             arrays[key] = planar_keypoints(pose, np.asarray(body.points)).astype(np.float32)
 
     def array(key: str, config: ArrayConfig) -> np.ndarray:
-        return select_key(arrays[config.source], key=key, shape=tuple(config.shape), start=config.start).astype(np.float32)
+        values = arrays[config.source]
+        if config.dtype == "uint8":
+            return _images(values, key=key, config=config, place=buffer.place)
+        return select_key(values, key=key, shape=tuple(config.shape), start=config.start).astype(np.float32)
 
     return Demonstrations(
         observations={key: array(key, config) for key, config in task.observations.items()},
         action=array("action", task.action),
         episode_ends=buffer.episode_ends,
         states={option: arrays[config.source] for option, config in restore.items()},
+        models=models,
     )
+
+
+def _images(values: np.ndarray, *, key: str, config: ArrayConfig, place: str) -> np.ndarray:
+    """The images as they are: nothing may copy all of them."""
+    if values.dtype != np.uint8 or values.shape[1:] != tuple(config.shape):
+        raise DatasetError(
+            f"{place}: data/{config.source} should be images of shape {tuple(config.shape)}, uint8, for '{key}'; it is "
+            f"{values.dtype} of shape {values.shape[1:]}."
+        )
+    return values
 
 
 def is_stored(task: TaskConfig, data: str) -> bool:
@@ -75,19 +106,25 @@ def bundled(name: str) -> Path:
     return Path(str(files("drifting_policy.bundled"))) / name
 
 
-def _open(task: TaskConfig, data: str, *, extra: Collection[str]) -> ReplayBuffer:
-    """The arrays that the task needs, and `extra` ones; keypoints only where they cannot be computed."""
+def _open(task: TaskConfig, data: str, *, restore: Mapping[str, RestoreConfig]) -> tuple[ReplayBuffer, Sequence[str]]:
+    """The arrays that the task and `restore` need, keypoints only where they cannot be computed; and the models."""
     config = task.data.get(data)
     if config is None and not Path(data).exists():
         raise DatasetError(
             f"'{data}' is neither a data set of task {task.name} ({', '.join(sorted(task.data))}) nor a path that exists."
         )
+    is_new = config is not None and not is_stored(task, data)
     path = Path(data) if config is None else _locate(config)
     sources = {array.source for array in (*task.observations.values(), task.action)} - set(task.keypoints)
-    needed = sources | {body.source for body in task.keypoints.values()} | set(extra)
-    buffer = open_source(path, sorted(needed))
-    verify_arrays(buffer, {} if config is None else config.sha256)
-    return buffer
+    needed = sources | {body.source for body in task.keypoints.values()} | {each.source for each in restore.values()}
+    chosen = config or DataConfig()
+    buffer = open_source(path, sorted(needed), filter_key=chosen.filter_key)
+    if is_new and not chosen.sha256:
+        known = {key: array_sha256(values) for key, values in {**buffer.arrays, "episode_ends": buffer.episode_ends}.items()}
+        print(f"{path} was fetched, and task {task.name} knows no checksums of it yet; they are {known}.", file=sys.stderr)
+    verify_arrays(buffer, chosen.sha256)
+    has_models = any(each.model for each in restore.values())
+    return buffer, open_models(path, filter_key=chosen.filter_key) if has_models else ()
 
 
 def _locate(config: DataConfig) -> Path:

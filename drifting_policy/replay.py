@@ -71,7 +71,9 @@ def replay_demonstrations(task: TaskConfig, demonstrations: Demonstrations, *, e
                 for option, restore in task.restore.items()
                 if restore.compare != 0
             }
-            options = {option: values[start] for option, values in states.items()}
+            options: dict[str, Any] = {option: values[start] for option, values in states.items()}
+            if demonstrations.models:
+                options["model"] = demonstrations.models[number]
             replays.append(replay(env, demonstrations.action[steps], number=number, options=options, recorded=recorded))
     finally:
         env.close()

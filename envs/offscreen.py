@@ -1,6 +1,8 @@
 """Pictures of MuJoCo worlds without a screen: on Linux through EGL, on a graphics card or by the processor alone."""
 
+import atexit
 import sys
+import weakref
 from typing import final
 
 import mujoco
@@ -28,7 +30,7 @@ class OffscreenCamera:
     """
 
     def __init__(self, model: mujoco.MjModel, *, size: int, view: mujoco.MjvCamera, shadows: bool = False) -> None:
-        self._model, self._size, self._view = model, size, view
+        self._model, self._size, self._view, self._closed = model, size, view, False
         model.vis.global_.offwidth = max(model.vis.global_.offwidth, size)
         model.vis.global_.offheight = max(model.vis.global_.offheight, size)
         try:
@@ -49,6 +51,7 @@ class OffscreenCamera:
         self._options, self._perturbation = mujoco.MjvOption(), mujoco.MjvPerturb()
         self._drawer = mujoco.MjrContext(model, mujoco.mjtFontScale.mjFONTSCALE_100)
         mujoco.mjr_setBuffer(mujoco.mjtFramebuffer.mjFB_OFFSCREEN, self._drawer)
+        atexit.register(_close, weakref.ref(self))  # before MuJoCo's own, which leaves nothing that could be freed
 
     def shoot(self, data: mujoco.MjData) -> np.ndarray:
         """The image "h w c", uint8 RGB, of the world in the state `data`."""
@@ -62,7 +65,14 @@ class OffscreenCamera:
         return image[::-1].copy()  # OpenGL begins at the bottom
 
     def close(self) -> None:
-        """Frees what the drawing holds."""
-        self._context.make_current()
-        self._drawer.free()
-        self._context.free()
+        """Frees what the drawing holds; once."""
+        if not self._closed:
+            self._closed = True
+            self._context.make_current()
+            self._drawer.free()
+            self._context.free()
+
+
+def _close(camera: "weakref.ref[OffscreenCamera]") -> None:
+    if (open_still := camera()) is not None:
+        open_still.close()

@@ -1,7 +1,7 @@
-"""`python -m drifting_policy.datasets.block_push`: demonstrations of BlockPush by a scripted expert, in four equally frequent modes.
+"""`python -m drifting_policy.datasets.block_push`: demonstrations of BlockPush by a scripted expert, in four modes.
 
-Each begins elsewhere; a demonstration that fails to put both blocks into their targets is played again from another beginning.
-The same seed gives the same bytes, with any number of workers.
+The modes are equally frequent, and each demonstration begins elsewhere; one that fails to put both blocks into their targets is
+played again from another beginning. The same seed gives the same bytes, with any number of workers.
 """
 
 import argparse
@@ -97,14 +97,14 @@ def demonstrate(env: BlockPushEnv, task: tuple[int, int, int]) -> Demonstration:
 def play(env: BlockPushEnv, expert: Expert, *, seed: int) -> dict[str, np.ndarray]:
     """The arrays of one episode, or none if it did not succeed.
 
-    The absolute action, rounded to float32, is what was executed: played again it gives the same episode, bit for bit.
+    Both actions are float32 and say the same to the last bit: played again, either gives the same episode.
     """
     obs = env.reset(seed=seed)[0]["obs"]
     rows: dict[str, list[np.ndarray]] = {"obs": [], "action": [], "action_abs": []}
     for _ in range(MAX_STEPS):
-        command = obs[COMMAND : COMMAND + 2].astype(np.float64)
-        target = (command + expert.act(obs)).clip(*WORKSPACE).astype(np.float32)
-        for values, value in zip(rows.values(), (obs, (target - command).astype(np.float32), target), strict=True):
+        action = expert.act(obs).astype(np.float32)
+        target = (obs[COMMAND : COMMAND + 2].astype(np.float64) + action).clip(*WORKSPACE).astype(np.float32)
+        for values, value in zip(rows.values(), (obs, action, target), strict=True):
             values.append(value)
         observation, _, success, _, _ = env.step(target)
         if success:

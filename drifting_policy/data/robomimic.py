@@ -9,14 +9,17 @@ import json
 import math
 import os
 import re
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+import shutil
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 import h5py
 import numpy as np
+from tqdm import tqdm
 
+from drifting_policy.data.object_order import in_present_order
 from drifting_policy.data.replay_buffer import ReplayBuffer
 from drifting_policy.types import DatasetError
 
@@ -32,7 +35,7 @@ def open_robomimic(path: str | Path, keys: Sequence[str] | None = None, *, filte
 
     A key is the name of an array of each step (`actions`, `states`, `rewards`, `dones`, `actions_abs`), or of an observation
     without "obs/". Floating-point arrays come as float32, except `states`, which a simulator restores; images (uint8 "h w c"
-    per step) come as a memory map of the image cache.
+    per step) come as a memory map of the image cache; `object` comes in the order of robosuite 1.5, whichever version wrote it.
 
     Args:
         path: the file.
@@ -52,6 +55,10 @@ def open_robomimic(path: str | Path, keys: Sequence[str] | None = None, *, filte
                 raise DatasetError(_missing(key, known, demos, place))
         lengths = [_length(demo, f"{place}: {name}") for name, demo in demos.items()]
         arrays = {key: _concatenated(demos, lengths, key=key, place=place) for key in wanted}
+        if "object" in arrays and "env_args" in file["data"].attrs:
+            made = _env_args(file, place)
+            world, version = str(made["env_name"]), str(made.get("env_version", ""))
+            arrays["object"] = in_present_order(arrays["object"], world=world, version=version)
     return ReplayBuffer(arrays, np.cumsum(lengths).astype(np.int64), str(place))
 
 
@@ -63,15 +70,7 @@ def read_env_args(path: str | Path) -> dict[str, Any]:
     """
     place = Path(path)
     with _opened(place) as file:
-        text = file["data"].attrs.get("env_args")
-    try:
-        values = json.loads(text)
-    except (TypeError, ValueError) as error:
-        raise DatasetError(f"{place} holds no JSON in the attribute env_args of data ({error}).") from error
-    missing = [name for name in ENV_ARGS if not isinstance(values, dict) or name not in values]
-    if missing:
-        raise DatasetError(f"{place}: the attribute env_args of data has no {', '.join(missing)}.")
-    return dict(values)
+        return _env_args(file, place)
 
 
 def read_model_files(path: str | Path, *, filter_key: str | None = None) -> list[str]:
@@ -138,6 +137,39 @@ def write_robomimic(
     return target
 
 
+def copy_with_array(
+    source: str | Path, target: str | Path, *, key: str, make: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+) -> Path:
+    """A copy of the file `source` at `target` in which every demonstration has the array `key` that `make` returns.
+
+    `make` gets the arrays of a demonstration that `STEPS` names, in their own precision. The copy is whole or absent.
+
+    Raises:
+        DatasetError: a file that cannot be read or written, or an array that does not fit its demonstration.
+    """
+    place, goal = Path(source), Path(target)
+    draft = goal.with_name(f".{goal.name}.{os.getpid()}.draft")
+    try:
+        with _opened(place):
+            goal.parent.mkdir(parents=True, exist_ok=True)
+            shutil.copyfile(place, draft)
+        with h5py.File(draft, "r+") as file:
+            for name, demo in tqdm(_demonstrations(file, place, None).items(), desc=key):
+                found = _arrays(demo)
+                values = make({each: _read(found[each], f"{place}: {name}/{each}") for each in STEPS if each in found})
+                _check_values(values, steps=_length(demo, f"{place}: {name}"), what=f"{goal}: {name}/{key}")
+                if key in demo:
+                    del demo[key]
+                demo.create_dataset(key, data=values)
+        draft.replace(goal)
+    except OSError as error:
+        raise DatasetError(f"The data set {goal} could not be written ({_first_line(error)}).") from error
+    finally:
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)
+    return goal
+
+
 def _write_episode(data: h5py.Group, name: str, episode: Mapping[str, Any], target: Path) -> int:
     """Store one demonstration; the number of its steps."""
     missing = [key for key in (*STEPS, "obs", "next_obs", "model_file") if key not in episode]
@@ -175,6 +207,17 @@ def _opened(place: Path) -> Iterator[h5py.File]:
         raise
     except (OSError, RuntimeError, KeyError, ValueError, TypeError, UnicodeError, MemoryError) as error:
         raise DatasetError(f"{place} is not a readable HDF5 file ({type(error).__name__}: {_first_line(error)}).") from error
+
+
+def _env_args(file: h5py.File, place: Path) -> dict[str, Any]:
+    try:
+        values = json.loads(file["data"].attrs.get("env_args"))
+    except (TypeError, ValueError) as error:
+        raise DatasetError(f"{place} holds no JSON in the attribute env_args of data ({error}).") from error
+    missing = [name for name in ENV_ARGS if not isinstance(values, dict) or name not in values]
+    if missing:
+        raise DatasetError(f"{place}: the attribute env_args of data has no {', '.join(missing)}.")
+    return dict(values)
 
 
 def _demonstrations(file: h5py.File, place: Path, filter_key: str | None) -> dict[str, h5py.Group]:
@@ -232,8 +275,8 @@ def _concatenated(demos: Mapping[str, h5py.Group], lengths: Sequence[int], *, ke
     for name, dataset, steps in zip(demos, datasets, lengths, strict=True):
         if dataset.ndim == 0 or dataset.shape[1:] != first.shape[1:] or len(dataset) != steps or dataset.dtype != first.dtype:
             raise DatasetError(
-                f"{place}: {name}/{key} has shape {dataset.shape}, {dataset.dtype}; with the {steps} steps of its demonstration "
-                f"and like that of {next(iter(demos))} it must be {(steps, *first.shape[1:])}, {first.dtype}."
+                f"{place}: {name}/{key} has shape {dataset.shape}, {dataset.dtype}; with the {steps} steps it has, "
+                f"and like that of {next(iter(demos))}, it must be {(steps, *first.shape[1:])}, {first.dtype}."
             )
     if images:
         from drifting_policy.data.image_cache import cached_images
@@ -244,9 +287,7 @@ def _concatenated(demos: Mapping[str, h5py.Group], lengths: Sequence[int], *, ke
                 for start in range(0, len(dataset), BLOCK):
                     yield dataset[start : start + BLOCK]
 
-        return cached_images(
-            source=place, key=_cache_key(key, demos), shape=(sum(lengths), *first.shape[1:]), blocks=blocks
-        )
+        return cached_images(source=place, key=_cache_key(key, demos), shape=(sum(lengths), *first.shape[1:]), blocks=blocks)
     parts = []
     for name, dataset, steps in zip(demos, datasets, lengths, strict=True):
         values = _read(dataset, f"{place}: {name}/{key}")
@@ -296,7 +337,10 @@ def _missing(key: str, known: Iterable[str], demos: Mapping[str, h5py.Group], pl
     without = [name for name, demo in demos.items() if key not in _arrays(demo)]
     if len(without) < len(demos):
         return f"{place}: {without[0]} has no array '{key}', which other demonstrations have."
-    return f"{place} has no array '{key}'; its demonstrations have {sorted(known)}.{_hint(key, known)}"
+    advice = _hint(key, known)
+    if key == "actions_abs":
+        advice = " Make them of the deltas: python -m drifting_policy.datasets.robomimic absolute src=FILE dst=FILE."
+    return f"{place} has no array '{key}'; its demonstrations have {sorted(known)}.{advice}"
 
 
 def _hint(key: str, known: Iterable[str]) -> str:

@@ -46,16 +46,36 @@ def find_source(path: str | Path) -> tuple[str, Source]:
     raise DatasetError(f"{place} is no data set that is understood. Understood are {known}.")
 
 
-def open_source(path: str | Path, keys: Sequence[str] | None = None) -> ReplayBuffer:
+def open_source(path: str | Path, keys: Sequence[str] | None = None, *, filter_key: str | None = None) -> ReplayBuffer:
     """The data set at `path`, of any format in SOURCES, with `keys` or all of them.
 
-    Floating-point arrays come as float32, images as read-only memory maps "n h w c", uint8.
+    Floating-point arrays come as float32, images as read-only memory maps "n h w c", uint8. With `filter_key`, only the
+    demonstrations that robomimic's list of that name holds are read.
 
     Raises:
         DatasetError: names the place, the key and the step at fault; of an unknown key, those that are there.
         MissingPackage: names the package that the format needs.
     """
-    return find_source(path)[1].open(Path(path), keys)
+    name, source = find_source(path)
+    if filter_key is None:
+        return source.open(Path(path), keys)
+    if name != "robomimic":
+        raise DatasetError(f"{path} is of the format {name}; only files of robomimic have a filter key '{filter_key}'.")
+    return _open_robomimic(Path(path), keys, filter_key=filter_key)
+
+
+def open_models(path: str | Path, *, filter_key: str | None = None) -> list[str]:
+    """The XML of each episode's model in the file of robomimic at `path`.
+
+    Raises:
+        DatasetError: where it is no such file, or an episode has none.
+        MissingPackage: names the package that the format needs.
+    """
+    if (name := find_source(path)[0]) != "robomimic":
+        raise DatasetError(f"{path} is of the format {name}, which keeps no model of each episode.")
+    with _packages("HDF5 files"):
+        from drifting_policy.data.robomimic import read_model_files
+    return read_model_files(path, filter_key=filter_key)
 
 
 @contextmanager
@@ -94,10 +114,10 @@ def _is_robomimic(place: Path) -> bool:
     return _begins_with(place, HDF5) and not _is_minari(place)
 
 
-def _open_robomimic(place: Path, keys: Sequence[str] | None) -> ReplayBuffer:
+def _open_robomimic(place: Path, keys: Sequence[str] | None, filter_key: str | None = None) -> ReplayBuffer:
     with _packages("HDF5 files"):
         from drifting_policy.data.robomimic import open_robomimic
-    return open_robomimic(place, keys)
+    return open_robomimic(place, keys, filter_key=filter_key)
 
 
 def _robomimic_rate(place: Path) -> float | None:

@@ -37,7 +37,7 @@ class Expert:
         """The action (2,) in m, a displacement of at most 3 cm, for the observation (16,)."""
         state = np.asarray(obs, np.float64)
         step = self._step(state) + NOISE * self._rng.standard_normal(2)
-        return np.asarray(step * min(1.0, LARGEST_STEP / np.linalg.norm(step)))
+        return shortened(step, LARGEST_STEP)
 
     def _step(self, state: np.ndarray) -> np.ndarray:
         """The next step without its noise; moves on to the next phase where one has come to its end."""
@@ -99,7 +99,7 @@ class Expert:
         for centre in sorted((state[i : i + 2] for i in BLOCKS), key=lambda place: float(np.linalg.norm(place - tip))):
             share = (centre - tip) @ way / max(way @ way, 1e-12)
             foot = tip + min(max(share, 0.0), 1.0) * way
-            if 0 < share and np.linalg.norm(foot - centre) < CLEARANCE:
+            if share > 0 and np.linalg.norm(foot - centre) < CLEARANCE:
                 normal = np.array([-way[1], way[0]]) / np.linalg.norm(way)
                 side = 1.0 if (foot - centre) @ normal >= 0 else -1.0
                 return shortened(centre + 1.1 * CLEARANCE * side * normal - tip, LARGEST_STEP)

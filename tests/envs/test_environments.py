@@ -39,7 +39,8 @@ def play(env: gymnasium.Env, *, seed: int) -> list[np.ndarray]:
 
 
 def test_the_environments_are_found() -> None:
-    assert NAMES == ["drifting/Kitchen-v0", "drifting/Mixture-v0", "drifting/Obstacle-v0", "drifting/PushT-v0"]
+    names = "BlockPush Can Conveyor Kitchen Lift Mixture Obstacle PushT Square ToolHang Transport"
+    assert [f"drifting/{name}-v0" for name in names.split()] == NAMES
 
 
 @pytest.mark.filterwarnings("ignore:.*we recommend using a symmetric and normalized space")
@@ -97,7 +98,7 @@ def test_rendering_depends_on_the_episode_only(name: str) -> None:
 )
 def test_bad_settings_are_refused(name: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        load_env_creator(gymnasium.spec(name).entry_point)(**options)
+        load_env_creator(gymnasium.spec(name).entry_point)(**gymnasium.spec(name).kwargs, **options)
 
 
 @pytest.mark.parametrize("name", NAMES)
@@ -114,7 +115,7 @@ def test_bad_actions_and_options_are_refused(name: str, bad: str) -> None:
         env.reset(options={"weather": [0.0]})
 
 
-@pytest.mark.parametrize("module", ["push_t", "obstacle", "mixture", "kitchen"])
+@pytest.mark.parametrize("module", ["push_t", "obstacle", "mixture", "kitchen", "conveyor", "block_push", "robomimic"])
 def test_importing_prints_and_warns_nothing(module: str) -> None:
     command = [sys.executable, "-W", "error", "-c", f"import drifting_policy.envs.{module}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
