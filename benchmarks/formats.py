@@ -1,13 +1,13 @@
 """`python benchmarks/formats.py`: do our readers read what LeRobot and Minari write, as they read it themselves?
 
-Both libraries write data sets of some thousand steps into a temporary folder, in every storage that they have: films in AV1 and
+Both libraries write data sets of some hundred steps into a temporary folder, in every storage that they have: films in AV1 and
 H.264, pictures, two cameras, several files of each kind; HDF5, Arrow and Parquet with nested observations, images and infos.
 Every value that the library gives back is compared with ours. The seconds are those of one pass over the data: by the library's
 own access, by our first opening (which decodes images into the cache), and by our second one.
 
 LeRobot and Minari need an environment of their own, with the package beside them:
 
-    pip install lerobot==0.4.4 'minari[hdf5,arrow]==0.5.4' -e '.[formats]'
+    pip install lerobot==0.4.4 'minari[hdf5,arrow,create]==0.5.4' -e '.[formats]'
 """
 
 import argparse
@@ -28,7 +28,7 @@ from drifting_policy.data.replay_buffer import ReplayBuffer
 from drifting_policy.data.sources import find_source, open_source
 
 FPS, SIZE = 20, (96, 128)
-EPISODES, SHORTEST, LONGEST = 40, 30, 90
+EPISODES, SHORTEST, LONGEST = 12, 20, 50
 CAMERAS = ("observation.images.front", "observation.images.wrist")
 LEROBOT = {"film av1": "libsvtav1", "film h264": "h264", "pictures": None}
 MINARI = {"hdf5": ("hdf5", True), "hdf5 raw": ("hdf5", False), "arrow": ("arrow", True), "parquet": ("parquet", True)}
@@ -59,7 +59,7 @@ def write_lerobot(root: Path, codec: str | None) -> None:
     written = LeRobotDataset.create(
         "drifting/benchmark", FPS, {**numbers, **cameras}, root=root, use_videos=codec is not None, vcodec=codec or "h264"
     )
-    written.meta.update_chunk_settings(chunks_size=2, data_files_size_in_mb=1, video_files_size_in_mb=1)
+    written.meta.update_chunk_settings(chunks_size=2, data_files_size_in_mb=1, video_files_size_in_mb=0.05)
     rng = np.random.default_rng(0)
     for length in lengths():
         for step in range(length):

@@ -59,7 +59,7 @@ def in_blocks(pictures: Iterable[np.ndarray], what: str) -> Iterator[np.ndarray]
 
 
 def frames_at(file: Path, times: Sequence[float], *, tolerance: float) -> Iterator[np.ndarray]:
-    """The frame "h w c" (RGB, uint8) of an MP4 film nearest to each of the ascending `times`, in seconds of the film's own clock.
+    """The frame "h w c" (RGB, uint8) of an MP4 film nearest to each of the ascending `times` in seconds.
 
     The film is decoded once, from its beginning.
 

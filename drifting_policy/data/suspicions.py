@@ -64,7 +64,8 @@ def odd_channel(name: str, values: np.ndarray, ends: np.ndarray, *, floating: bo
     for period, turn in WRAP.items():
         jumps = np.abs(steps - turn) < WRAP_SHARE * turn
         if jumps.any() and high - low < 1.05 * turn and np.median(steps) < WRAP_SHARE * turn:
-            yield f"{name} jumps by {period} {counted(jumps.sum(), 'time')}: an angle that wraps; its sine and cosine would not."
+            often = counted(jumps.sum(), "time")
+            yield f"{name} jumps by {period} {often}: an angle that wraps; its sine and cosine would not."
 
 
 def odd_groups(key: str, values: np.ndarray, ends: np.ndarray) -> Iterator[str]:
@@ -153,7 +154,8 @@ def _copied(key: str, action: np.ndarray, other: str, state: np.ndarray, ends: n
     if least < EQUAL:
         yield f"{key} equals {which}{f' {later}' if lag else ''}: it commands what was measured."
     elif least < LIKE:
-        yield f"{key} is most like {which} {later if lag else 'at the same step'} ({least:.1%} of its variance remains): a position, reached with that delay."
+        when = later if lag else "at the same step"
+        yield f"{key} is most like {which} {when} ({least:.1%} of its variance remains): a position, reached with that delay."
 
 
 def _remains(actions: np.ndarray, states: np.ndarray, ends: np.ndarray, lag: int) -> float:

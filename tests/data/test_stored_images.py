@@ -56,6 +56,7 @@ def test_images_come_as_a_memory_map(dtype: str, zarr_format: int, options: dict
     [
         np.random.default_rng(0).normal(size=(10, 4, 4, 4)),  # transformation matrices
         np.random.default_rng(0).uniform(0, 1, (10, 16, 20, 1)),  # depth
+        (IMAGES[..., :1] > 100).astype(np.float32),  # masks
         np.zeros((10, 16, 20, 2), np.uint8),
         np.zeros((10, 16, 20), np.uint8),
     ],
