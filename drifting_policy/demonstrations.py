@@ -128,7 +128,7 @@ def _open(task: TaskConfig, data: str, *, restore: Mapping[str, RestoreConfig]) 
 
 
 def _locate(config: DataConfig) -> Path:
-    """Where the data set lies: in the package, at an absolute path, below DRIFTING_POLICY_DATA, or in the cache, maybe fetched."""
+    """Where the data set lies: in the package, at an absolute path, below DRIFTING_POLICY_DATA, or in the cache."""
     if config.path.startswith(BUNDLED):
         return bundled(config.path.removeprefix(BUNDLED))
     if Path(config.path).is_absolute():
