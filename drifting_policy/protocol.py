@@ -127,8 +127,9 @@ def _one_recipe(runs: Sequence[Path]) -> str:
         checkpoints = list_checkpoints(path)
         if not checkpoints:
             raise CheckpointError(f"{path} is no run: it has no checkpoints/step_*.")
-        configs.append(read_config(checkpoints[-1]))
-    for name in ("task", "data", "objective", "generator", "trainer"):
+        config = read_config(checkpoints[-1])
+        configs.append(config | {"encoder": config["policy"]["encoder"]})
+    for name in ("task", "data", "objective", "generator", "encoder", "trainer"):
         for path, config in zip(runs, configs, strict=True):
             if config[name] != configs[0][name]:
                 raise ConfigError(

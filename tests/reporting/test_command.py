@@ -28,6 +28,7 @@ def stored(config: TrainConfig) -> dict[str, Any]:
         ["trainer.bf16=true", "trainer.betas=[0.8,0.99]", "trainer.learning_rate=3e-4"],
         ["objective.temperatures=[0.1]", "objective.grouping=step", "task.exec_horizon=4", "task.control_hz=20"],
         ["generator=unet", "generator.channels=[8,16]"],
+        ["task=push_t_image", "encoder=image_small", "encoder.hue=0.1"],
         [r"data='/a folder/it\'s, [x]={1}\\'"],
         ["data='null'"],
         ["data='7'"],

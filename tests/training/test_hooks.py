@@ -86,13 +86,20 @@ def test_log_lines_are_means_over_their_window(tmp_path: Path, log: Log) -> None
 
 
 @pytest.mark.parametrize("samples", [1, 3])
-def test_validation_agrees_with_plain_loops(log: Log, samples: int) -> None:
+def test_validation_agrees_with_plain_loops(log: Log, samples: int, monkeypatch: pytest.MonkeyPatch) -> None:
     hook = make_validation(log, samples=samples, max_chunks=6, seed=4)
     policy, batch = make_policy(), hook.batch
     assert len(batch.action) == 6
     assert not batch.valid.all()
     draws: list[Tensor] = []
-    policy.register_forward_hook(lambda module, inputs, output: draws.append(output))
+    decode = policy.decode
+
+    def kept(cond: Tensor, noise: Tensor) -> Tensor:
+        draws.append(decode(cond, noise))
+        torch.testing.assert_close(draws[-1], decode(policy.encode(batch.obs), noise))
+        return draws[-1]
+
+    monkeypatch.setattr(policy, "decode", kept)
     measured = hook.measure(policy)
     errors, spreads = [], []
     for chunk, step in torch.argwhere(batch.valid).tolist():

@@ -8,10 +8,10 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from drifting_policy.data.chunks import chunk_index
-from drifting_policy.models import Ema, Generator
+from drifting_policy.models import Ema, Generator, ObservationEncoder
 from drifting_policy.objectives import Loss, Objective, RegressionObjective
 from drifting_policy.objectives.drift import DriftObjective
 from drifting_policy.policy import DriftingPolicy
@@ -211,7 +211,7 @@ def test_the_batch_is_not_changed() -> None:
     assert same(before, [batches.observations["x"], batches.action])
 
 
-class Window(nn.Module):
+class Window(ObservationEncoder):
     """An encoder that returns what it is given."""
 
     def forward(self, obs: dict[str, Tensor]) -> Tensor:
