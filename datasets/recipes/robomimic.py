@@ -1,4 +1,4 @@
-"""`python -m drifting_policy.datasets.robomimic absolute src=FILE dst=FILE`: files of robomimic with absolute actions or images.
+"""`python -m drifting_policy.datasets.robomimic absolute src=FILE dst=FILE`: absolute actions, or images, for robomimic files.
 
 `absolute`: the copy `dst` has one more array per demonstration, `actions_abs`: for each arm the position (m), the first two
 rows of the rotation and the gripper that robosuite's controllers head for, given the recorded delta in the recorded state.
