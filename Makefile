@@ -38,6 +38,7 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/act.py
 	$(RUN) benchmarks/compare.py
 	$(RUN) benchmarks/rollout.py
+	$(RUN) benchmarks/data.py
 	$(RUN) -m drifting_policy.report tables
 	$(RUN) -m drifting_policy.report tables --document docs/evaluation.md
 

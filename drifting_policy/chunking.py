@@ -6,7 +6,7 @@ from typing import final
 
 import numpy as np
 
-from drifting_policy.types import ConfigError, ObservationError, Policy, PolicySpec, check_obs
+from drifting_policy.types import ConfigError, ObservationError, Policy, PolicySpec, check_image, check_obs
 
 
 def plan_noise(seed: int, plan: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -228,6 +228,8 @@ def _as_rows(value: np.ndarray, *, key: str, like: np.ndarray) -> np.ndarray:
     expected = (like.shape[0], *like.shape[2:])
     if rows.shape != expected:
         raise ObservationError(f"Observation '{key}' must have shape {expected}, one row per environment; got {rows.shape}.")
+    if like.dtype == np.uint8:
+        check_image(key, rows)
     if not np.can_cast(rows.dtype, like.dtype, casting="same_kind"):
         raise ObservationError(f"Observation '{key}' must fit into dtype {like.dtype}; got {rows.dtype}.")
     with np.errstate(over="ignore"):  # a value too large for the dtype becomes infinity, which `check_obs` reports

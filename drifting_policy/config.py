@@ -14,7 +14,7 @@ class ArrayConfig:
     """One observation key or the action: its shape, and where a data set keeps it.
 
     `source` names the array under data/; with `start`, its flat elements from there on are taken. A key of `dtype` uint8 is an
-    image "h w c", or any other array of bytes "...", whose values 0..255 mean -1..1 to networks whatever `normalize` says.
+    image "h w c" in bytes, whose 0..255 are -1..1 to networks.
     """
 
     shape: list[int] = field(default_factory=list)
@@ -23,6 +23,12 @@ class ArrayConfig:
     start: int | None = None
     normalize: str = "range"
     unit: str = ""
+
+    def __post_init__(self) -> None:
+        if self.dtype not in ("float32", "uint8"):
+            raise ConfigError(f"The dtype of '{self.source}' must be float32, or uint8 for images; got {self.dtype}.")
+        if self.dtype == "uint8" and (self.start is not None or self.normalize != "range"):
+            raise ConfigError(f"Images ('{self.source}') are taken whole and by normalize=range; remove start and normalize.")
 
 
 @dataclass
@@ -132,6 +138,23 @@ class StateEncoderConfig(NamedConfig):
 
     name: str = "state"
     embed_dim: int = 64
+
+
+@dataclass
+class ImageEncoderConfig(NamedConfig):
+    """Keyword arguments of ImageEncoder."""
+
+    name: str = "image"
+    embed_dim: int = 64
+    width: int = 64
+    blocks: list[int] = field(default_factory=lambda: [2, 2, 2, 2])
+    keypoints: int = 32
+    share: bool = False
+    crop: float = 0.875
+    brightness: float = 0.0
+    contrast: float = 0.0
+    saturation: float = 0.0
+    hue: float = 0.0
 
 
 @dataclass
@@ -322,7 +345,7 @@ def arguments(choice: NamedConfig) -> dict[str, Any]:
 
 
 _CHOICES: dict[str, list[type[NamedConfig]]] = {
-    "encoder": [StateEncoderConfig],
+    "encoder": [StateEncoderConfig, ImageEncoderConfig],
     "generator": [MlpConfig, UnetConfig, TransformerConfig],
     "objective": [DriftConfig, RegressionConfig, DiffusionConfig, FlowConfig],
 }

@@ -4,6 +4,7 @@ import os
 import sys
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
 
@@ -14,6 +15,7 @@ from drifting_policy.data.derive import planar_keypoints, select_key
 from drifting_policy.data.download import array_sha256, fetch, verify_arrays
 from drifting_policy.data.replay_buffer import ReplayBuffer
 from drifting_policy.data.sources import open_models, open_source
+from drifting_policy.data.thumbnails import thumbnails
 from drifting_policy.types import DatasetError, Stats
 
 BUNDLED = "bundled://"
@@ -23,7 +25,8 @@ BUNDLED = "bundled://"
 class Demonstrations:
     """Step-major arrays: every observation key of the task, the action, and where asked for, what restores each step.
 
-    `models` holds the XML of the model of each episode, where the task restores it.
+    Floats are float32, images uint8 and, of a data set on disk, a memory map. `models` holds the XML of the model of each
+    episode, where the task restores it.
     """
 
     observations: Mapping[str, np.ndarray]
@@ -34,8 +37,17 @@ class Demonstrations:
 
     @property
     def stats(self) -> dict[str, Stats]:
-        """Statistics of every key and of `action`."""
-        return {key: Stats.of(values) for key, values in self.observations.items()} | {"action": Stats.of(self.action)}
+        """Statistics of every key and of `action`; those of images are fixed."""
+        observed = {
+            key: Stats.of_images() if values.dtype == np.uint8 else Stats.of(values)
+            for key, values in self.observations.items()
+        }
+        return observed | {"action": Stats.of(self.action)}
+
+    @cached_property
+    def searchable(self) -> Mapping[str, np.ndarray]:
+        """The observations as what a search for similar ones can hold in memory: thumbnails in place of images."""
+        return {key: thumbnails(values) if values.dtype == np.uint8 else values for key, values in self.observations.items()}
 
 
 def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) -> Demonstrations:
@@ -55,7 +67,10 @@ def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) ->
             arrays[key] = planar_keypoints(pose, np.asarray(body.points)).astype(np.float32)
 
     def array(key: str, config: ArrayConfig) -> np.ndarray:
-        return select_key(arrays[config.source], key=key, shape=tuple(config.shape), start=config.start).astype(np.float32)
+        values = arrays[config.source]
+        if config.dtype == "uint8":
+            return _images(values, key=key, config=config, place=buffer.place)
+        return select_key(values, key=key, shape=tuple(config.shape), start=config.start).astype(np.float32)
 
     return Demonstrations(
         observations={key: array(key, config) for key, config in task.observations.items()},
@@ -64,6 +79,16 @@ def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) ->
         states={option: arrays[config.source] for option, config in restore.items()},
         models=models,
     )
+
+
+def _images(values: np.ndarray, *, key: str, config: ArrayConfig, place: str) -> np.ndarray:
+    """The images as they are: nothing may copy all of them."""
+    if values.dtype != np.uint8 or values.shape[1:] != tuple(config.shape):
+        raise DatasetError(
+            f"{place}: data/{config.source} should be images of shape {tuple(config.shape)}, uint8, for '{key}'; it is "
+            f"{values.dtype} of shape {values.shape[1:]}."
+        )
+    return values
 
 
 def is_stored(task: TaskConfig, data: str) -> bool:

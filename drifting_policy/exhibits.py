@@ -15,6 +15,7 @@ from PIL import Image
 from drifting_policy.atomic import replace_folder
 from drifting_policy.chunking import plan_noise
 from drifting_policy.config import TaskConfig
+from drifting_policy.data.thumbnails import thumbnails
 from drifting_policy.demonstrations import Demonstrations
 from drifting_policy.reporting.gallery import FOLDER, INDEX, checksum
 from drifting_policy.rollout.episode import Episode
@@ -24,6 +25,7 @@ from drifting_policy.types import Policy, PolicySpec, Stats
 
 WORST = 4  # episodes; the median and the best one stand beside them
 FAN = 32  # chunks for one observation
+SMALLEST_DEVIATION = 0.02  # of an element of a thumbnail, whose range is 2: where nothing ever happens, noise is not news
 MOMENTS = (0.1, 0.5)  # of each episode, as shares of its steps
 
 
@@ -107,13 +109,14 @@ def fan(
 def nearest_chunk(demonstrations: Demonstrations, spec: PolicySpec, obs: Mapping[str, np.ndarray]) -> np.ndarray:
     """What was demonstrated "t d" around the step that is nearest to the single observation `obs`.
 
-    Nearest is the smallest sum of squares of the observations' elements, each in its standard deviations over all steps. Before
-    and behind an episode its first and last action is repeated.
+    Nearest is the smallest sum of squares of the observations' elements, each in its standard deviations over all steps; images
+    are compared by their thumbnails. Before and behind an episode its first and last action is repeated.
     """
     distance = np.zeros(len(demonstrations.action))
-    for key, values in demonstrations.observations.items():
-        deviation = np.maximum(Stats.of(values).std, 1e-6)
-        distance += (((values - obs[key]) / deviation) ** 2).reshape(len(values), -1).sum(axis=1)
+    for key, values in demonstrations.searchable.items():
+        seen = thumbnails(obs[key][None])[0] if spec.observations[key].is_image else obs[key]
+        deviation = np.maximum(Stats.of(values).std, SMALLEST_DEVIATION if spec.observations[key].is_image else 1e-6)
+        distance += (((values - seen) / deviation) ** 2).reshape(len(values), -1).sum(axis=1)
     step = int(distance.argmin())
     ends = demonstrations.episode_ends
     episode = int(np.searchsorted(ends, step, side="right"))

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 
 from drifting_policy.types import ConfigError, Stats
@@ -47,10 +47,10 @@ class Normalizer(nn.Module):
             normalizer._map(key)[1].copy_(offset)
         return normalizer
 
-    def normalize(self, key: str, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
-        """`values` in network units; trailing axes are the key's own."""
+    def normalize(self, key: str, values: Float[Tensor, "..."] | UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:
+        """`values` in network units; trailing axes are the key's own. Images come as bytes, and become floats here."""
         scale, offset = self._map(key)
-        return values * scale + offset
+        return (values if values.is_floating_point() else values.to(scale.dtype)) * scale + offset
 
     def unnormalize(self, key: str, values: Float[Tensor, "..."]) -> Float[Tensor, "..."]:
         """`values` in raw units: the inverse of `normalize`."""

@@ -54,7 +54,8 @@ class DriftingPolicy(nn.Module):
         )
         self.noise_scale, self.clip = noise_scale, clip
         self.normalizer = Normalizer(
-            {key: array.shape for key, array in spec.observations.items()} | {"action": spec.action.shape}
+            {key: () if array.is_image else array.shape for key, array in spec.observations.items()}
+            | {"action": spec.action.shape}
         )
         encoder_class, encoder_options = _lookup("encoder", ENCODERS, encoder)
         self.encoder = encoder_class(observations=spec.observations, obs_horizon=spec.obs_horizon, **encoder_options)
@@ -107,7 +108,11 @@ class DriftingPolicy(nn.Module):
 
     def draw(self, obs: Mapping[str, Tensor], noise: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """The same for noise that has its scale already; `forward` gives it that of use, a diagnosis that of training."""
-        chunk = self.sampler(self.generator, self.encode(obs), noise[:, None])[:, 0]
+        return self.decode(self.encode(obs), noise)
+
+    def decode(self, cond: Float[Tensor, "b s e"], noise: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        """The same for the tokens of `encode`, for who draws several chunks from them."""
+        chunk = self.sampler(self.generator, cond, noise[:, None])[:, 0]
         if self.clip is not None:
             chunk = chunk.clamp(-self.clip, self.clip)
         return self.normalizer.unnormalize("action", chunk)
@@ -117,7 +122,7 @@ class DriftingPolicy(nn.Module):
         """Action chunks "b t d" in raw units, float32.
 
         Args:
-            obs: Exactly the keys of the specification, each "b to ..." in raw units, finite.
+            obs: Exactly the keys of the specification, each "b to ..." in raw units, finite; images as uint8.
             noise: Standard normal "b t d", which picks the sample; None means the zero noise: the same chunk every time.
 
         Raises:
@@ -131,7 +136,10 @@ class DriftingPolicy(nn.Module):
             raise ObservationError("The noise holds NaN or infinity; draw it from a standard normal distribution.")
         device = self.normalizer.get_buffer("scale_action").device
         # Copies: torch takes neither read-only arrays nor negative strides.
-        tensors = {key: torch.as_tensor(np.array(obs[key], np.float32), device=device) for key in self.spec.observations}
+        tensors = {
+            key: torch.as_tensor(np.array(obs[key], np.uint8 if array.is_image else np.float32), device=device)
+            for key, array in self.spec.observations.items()
+        }
         draw = (
             torch.zeros(shape, device=device) if noise is None else torch.as_tensor(np.array(noise, np.float32), device=device)
         )

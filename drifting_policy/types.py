@@ -65,6 +65,11 @@ class ArraySpec:
         """Number of elements."""
         return int(np.prod(self.shape))
 
+    @property
+    def is_image(self) -> bool:
+        """Whether it is an image "h w c", or another array of bytes: 0..255 in memory, -1..1 to networks."""
+        return self.dtype == "uint8"
+
     def to_dict(self) -> dict[str, Any]:
         """The specification as JSON-ready values."""
         return {"shape": list(self.shape), "dtype": self.dtype, "unit": self.unit}
@@ -161,6 +166,11 @@ class Stats:
         wide = np.asarray(values, dtype=np.float64)
         return Stats(*(np.asarray(part) for part in (wide.min(0), wide.max(0), wide.mean(0), wide.std(0))))
 
+    @staticmethod
+    def of_images() -> "Stats":
+        """Those of any image, a single number each: the whole range of a byte. `range` and `standard` map it to -1..1."""
+        return Stats(*(np.asarray(value) for value in (0.0, 255.0, 127.5, 127.5)))
+
     def to_dict(self) -> dict[str, Any]:
         """The statistics as nested lists, for people and JSON."""
         return {field.name: getattr(self, field.name).tolist() for field in dataclasses.fields(self)}
@@ -197,16 +207,31 @@ def check_obs(spec: PolicySpec, obs: Mapping[str, np.ndarray]) -> int:
         expected = (spec.obs_horizon, *array_spec.shape)
         if value.ndim != 1 + len(expected) or value.shape[1:] != expected:
             raise ObservationError(f"Observation '{key}' must have shape (batch, {_join(expected)}); got {value.shape}.")
+        batch_sizes[key] = value.shape[0]
+        if array_spec.is_image:
+            check_image(key, value)
+            continue
         if value.dtype.kind not in "fiub":
             raise ObservationError(f"Observation '{key}' must be numeric; got dtype {value.dtype}.")
         finite = np.abs(value) <= np.finfo(np.float32).max  # what networks compute in
         if not finite.all():
             place = tuple(int(i) for i in np.argwhere(~finite)[0])
             raise ObservationError(f"Observation '{key}' holds NaN or infinity (in float32), first at index {place}.")
-        batch_sizes[key] = value.shape[0]
     if len(set(batch_sizes.values())) != 1:
         raise ObservationError(f"All observation keys must share one batch size; got {batch_sizes}.")
     return next(iter(batch_sizes.values()))
+
+
+def check_image(key: str, value: np.ndarray) -> None:
+    """Refuse any dtype but uint8: what a float image of 0..1 or 0..255 means would be a guess.
+
+    Raises:
+        ObservationError: names the key and the dtype.
+    """
+    if value.dtype != np.uint8:
+        raise ObservationError(
+            f"Observation '{key}' is an image and must be uint8, 0..255 as a camera gives it; got dtype {value.dtype}."
+        )
 
 
 def _join(shape: tuple[int, ...]) -> str:

@@ -17,6 +17,7 @@ with warnings.catch_warnings():
 
 WORLD_SIZE = 512.0
 SUCCESS_COVERAGE = 0.95
+IMAGE_SIZE = 96  # px, of the published demonstrations
 
 # The nine keypoints of the published demonstrations in the frame of the block, px: the median over all 25,650 steps of the
 # recorded keypoints, moved by the inverse of the recorded block pose (they agree to 0.01 px on 92 % of the steps).
@@ -47,33 +48,37 @@ class PushTEnv(gymnasium.Env[Any, np.ndarray]):
     """Push-T of gym-pusht at 10 Hz, with the observations of the published demonstrations.
 
     Observations (float32): `state` (5,) [agent x, agent y, block x, block y, block angle in 0..2 pi], `keypoints` (9, 2) world
-    px, `agent_pos` (2,) px. The action is the absolute target of the agent in px; a target outside the world is clipped to its
+    px, `agent_pos` (2,) px; with `images` also `image` (96, 96, 3), uint8 RGB: the picture of the published demonstrations,
+    without the target. The action is the absolute target of the agent in px; a target outside the world is clipped to its
     border. The reward is coverage / 0.95, at most 1; the episode terminates when the block covers 95 % of the goal.
 
     Args:
         render_mode: only "rgb_array"; no window is ever opened.
         render_size: edge of the rendered square in px, at least 96.
+        images: observe `image` too, which costs more than the step itself.
     """
 
     metadata = {"render_modes": ["rgb_array"], "render_fps": 10}  # noqa: RUF012 (as gymnasium declares it)
 
-    def __init__(self, *, render_mode: str = "rgb_array", render_size: int = 256) -> None:
+    def __init__(self, *, render_mode: str = "rgb_array", render_size: int = 256, images: bool = False) -> None:
         check_rendering(render_mode, render_size)
         self.render_mode = render_mode
         self.render_size = render_size
+        self.images = images
         self._world = pusht.PushTEnv(visualization_width=render_size, visualization_height=render_size)
         self._world._get_coverage = self._coverage
         # A hard push squeezes the block through a wall, so positions can leave the world by less than its size.
         low, high = -WORLD_SIZE, 2 * WORLD_SIZE
-        self.observation_space = spaces.Dict(
-            {
-                "state": spaces.Box(
-                    np.array([low] * 4 + [0], np.float32), np.array([high] * 4 + [2 * np.pi], np.float32), dtype=np.float32
-                ),
-                "keypoints": spaces.Box(low, high, (len(BODY_KEYPOINTS), 2), np.float32),
-                "agent_pos": spaces.Box(low, high, (2,), np.float32),
-            }
-        )
+        observed: dict[str, spaces.Space[Any]] = {
+            "state": spaces.Box(
+                np.array([low] * 4 + [0], np.float32), np.array([high] * 4 + [2 * np.pi], np.float32), dtype=np.float32
+            ),
+            "keypoints": spaces.Box(low, high, (len(BODY_KEYPOINTS), 2), np.float32),
+            "agent_pos": spaces.Box(low, high, (2,), np.float32),
+        }
+        if images:
+            observed["image"] = spaces.Box(0, 255, (IMAGE_SIZE, IMAGE_SIZE, 3), np.uint8)
+        self.observation_space = spaces.Dict(observed)
         self.action_space = spaces.Box(0.0, WORLD_SIZE, (2,), np.float32)
 
     def reset(
@@ -125,11 +130,17 @@ class PushTEnv(gymnasium.Env[Any, np.ndarray]):
 
     def _observe(self) -> dict[str, np.ndarray]:
         state = self._world.get_obs()
-        return {
+        seen = {
             "state": state.astype(np.float32),
             "keypoints": keypoints_of(state[2:]).astype(np.float32),
             "agent_pos": state[:2].astype(np.float32),
         }
+        return seen | {"image": self._image()} if self.images else seen
+
+    def _image(self) -> np.ndarray:
+        """The world from above, as gym-pusht draws its pixels."""
+        screen = self._world._draw()
+        return np.array(self._world._get_img(screen, width=IMAGE_SIZE, height=IMAGE_SIZE), dtype=np.uint8)
 
     def _coverage(self) -> float:
         """Share of the goal under the block, in 0..1.

@@ -22,9 +22,7 @@ def matrix_of_six(six: np.ndarray) -> np.ndarray:
     across = second - (one * second).sum(-1, keepdims=True) * one
     height = np.linalg.norm(across, axis=-1, keepdims=True)
     if (length < SMALLEST).any() or (height < SMALLEST).any():
-        raise ValueError(
-            f"Six numbers of a rotation must be two rows that are not parallel; got {np.asarray(six).tolist()}."
-        )
+        raise ValueError(f"Six numbers of a rotation must be two rows that are not parallel; got {np.asarray(six).tolist()}.")
     two = across / height
     return np.stack([one, two, np.cross(one, two)], axis=-2)
 

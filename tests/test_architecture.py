@@ -36,7 +36,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "atomic": ("", ""),
     "demonstrations": ("types config data", "numpy"),
     "reporting": ("types atomic cli checkpoint curves demonstrations", "numpy"),
-    "exhibits": ("types atomic chunking config demonstrations reporting rollout", "numpy gymnasium PIL"),
+    "exhibits": ("types atomic chunking config data demonstrations reporting rollout", "numpy gymnasium PIL"),
     "evaluation": ("types atomic chunking config demonstrations exhibits policy rollout", "gymnasium"),
     "shards": ("types atomic config rollout evaluation versions", ""),
     "trial": ("types atomic checkpoint config evaluation policy rollout shards", "numpy"),

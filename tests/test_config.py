@@ -30,7 +30,7 @@ CHOICES = sorted((p.parent.name, p.stem) for p in CONFIGS.glob("*/*.yaml") if no
 REGISTRIES: Mapping[str, Mapping[str, Any]] = {"encoder": ENCODERS, "generator": GENERATORS, "objective": OBJECTIVES}
 GIVEN = {"self", "observations", "obs_horizon", "sample_shape", "tokens", "embed_dim", "time"}  # by the program, not the YAML
 ROOTS = {"train": schema.TrainConfig, **COMMANDS}
-SMALL: Mapping[str, Any] = {"width": 16, "depth": 1, "heads": 2, "channels": [8, 16], "film_dim": 8}
+SMALL: Mapping[str, Any] = {"width": 16, "depth": 1, "heads": 2, "channels": [8, 16], "film_dim": 8, "blocks": [1]}
 
 
 def named(group: str) -> list[str]:
@@ -48,9 +48,19 @@ def names(node: Any) -> set[str]:
 def made_up(task: TaskConfig) -> Demonstrations:
     """Three episodes of noise in the shape that the task declares."""
     rng, spec = np.random.default_rng(0), task.spec
-    observations = {key: rng.normal(size=(60, *array.shape)).astype(np.float32) for key, array in spec.observations.items()}
+    observations = {
+        key: rng.integers(0, 256, (60, *array.shape), dtype=np.uint8)
+        if array.is_image
+        else rng.normal(size=(60, *array.shape)).astype(np.float32)
+        for key, array in spec.observations.items()
+    }
     action = rng.normal(size=(60, *spec.action.shape)).astype(np.float32)
     return Demonstrations(observations, action, np.array([20, 40, 60]))
+
+
+def small(choice: Any) -> Any:
+    """The same choice with little to compute."""
+    return dataclasses.replace(choice, **{key: value for key, value in SMALL.items() if key in names(choice)})
 
 
 def test_the_files_are_found() -> None:
@@ -61,7 +71,7 @@ def test_the_files_are_found() -> None:
 def test_every_choice_composes_to_its_class(group: str, name: str) -> None:
     chosen = getattr(compose("train", [f"{group}={name}"]), group)
     if group in REGISTRIES:
-        assert chosen.name == name
+        assert name == chosen.name or name.startswith(f"{chosen.name}_")
         assert type(chosen) in schema._CHOICES[group]
     assert keys(CONFIGS / group / f"{name}.yaml") <= names(chosen)
 
@@ -97,7 +107,8 @@ def test_a_choice_has_exactly_the_arguments_of_what_it_names(group: str, node: t
 
 @pytest.mark.parametrize("group", REGISTRIES)
 def test_registries_schemas_and_files_name_the_same_things(group: str) -> None:
-    assert {node().name for node in schema._CHOICES[group]} == set(REGISTRIES[group]) == set(named(group))
+    variants = {name for name in named(group) if name.rpartition("_")[0] in REGISTRIES[group]}
+    assert {node().name for node in schema._CHOICES[group]} == set(REGISTRIES[group]) == set(named(group)) - variants
 
 
 @pytest.mark.parametrize("task", named("task"))
@@ -105,8 +116,7 @@ def test_registries_schemas_and_files_name_the_same_things(group: str) -> None:
 @pytest.mark.parametrize("generator", named("generator"))
 def test_every_combination_takes_a_step(generator: str, objective: str, task: str) -> None:
     config = compose("train", [f"generator={generator}", f"objective={objective}", f"task={task}", "trainer.batch_size=4"])
-    small = {key: value for key, value in SMALL.items() if key in names(config.generator)}
-    config.generator = dataclasses.replace(config.generator, **small)
+    config.generator, config.encoder = small(config.generator), small(config.encoder)
     data, device, goal = made_up(config.task), torch.device("cpu"), train._build_objective(config)
     if generator == "unet" and config.task.pred_horizon % 2:
         with pytest.raises(ConfigError, match="halves the prediction horizon"):
@@ -129,9 +139,11 @@ def test_every_combination_takes_a_step(generator: str, objective: str, task: st
     assert state.ema.module.recipe == state.policy.recipe
 
 
-@pytest.mark.parametrize("generator", named("generator"))
-def test_networks_can_be_built_at_full_size(generator: str) -> None:
-    config = compose("train", [f"generator={generator}"])
+@pytest.mark.parametrize(
+    ("group", "name"), [choice for choice in CHOICES if choice[0] in ("generator", "encoder") and choice[1] != "state"]
+)
+def test_networks_can_be_built_at_full_size(group: str, name: str) -> None:
+    config = compose("train", [f"{group}={name}", f"task=push_t{'_image' if group == 'encoder' else ''}"])
     with torch.device("meta"):
         policy = train.DriftingPolicy(
             config.task.spec, encoder=schema.options(config.encoder), generator=schema.options(config.generator)
@@ -147,6 +159,7 @@ def test_the_environment_of_a_task_keeps_its_contract(task: str) -> None:
     assert {key: obs[key].shape for key in config.observations} == {k: a.shape for k, a in config.spec.observations.items()}
     assert env.action_space.shape == config.spec.action.shape
     assert config.name == task
+    assert {key: obs[key].dtype for key in config.observations} == {k: a.dtype for k, a in config.spec.observations.items()}
     assert config.data
     env.close()
 
@@ -181,6 +194,27 @@ def test_the_schedule_of_every_trainer_is_a_schedule(trainer: str) -> None:
 def test_numbers_out_of_range_are_named(override: str, words: str) -> None:
     with pytest.raises(ConfigError, match=words):
         compose("train", [override])
+
+
+@pytest.mark.parametrize(
+    ("settings", "words"),
+    [
+        ({"dtype": "float64"}, "must be float32, or uint8 for images; got float64"),
+        ({"dtype": "uint8", "start": 3}, "taken whole"),
+        ({"dtype": "uint8", "normalize": "standard"}, "by normalize=range"),
+    ],
+)
+def test_impossible_arrays_are_named(settings: dict[str, Any], words: str) -> None:
+    with pytest.raises(ConfigError, match=words):
+        schema.ArrayConfig(shape=[2], source="x", **settings)
+
+
+def test_a_task_chooses_its_encoder_and_the_command_line_another() -> None:
+    chosen = [compose("train", given).encoder for given in ([], ["task=push_t_image"], ["task=push_t_image", "encoder=state"])]
+    assert [encoder.name for encoder in chosen] == ["state", "image", "state"]
+    assert compose("train", ["encoder=image_small", "task=push_t_image", "encoder.keypoints=5"]).encoder.keypoints == 5
+    for command in ("eval", "compare", "protocol", "replay"):
+        assert compose(command, ["task=push_t_image"]).task.name == "push_t_image"
 
 
 def test_a_run_is_named_after_its_choices() -> None:

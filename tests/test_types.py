@@ -27,7 +27,8 @@ ARRAYS = st.tuples(
 
 def observation(batch: int = 4) -> dict[str, np.ndarray]:
     rng = np.random.default_rng(0)
-    return {key: rng.normal(size=(batch, 2, *array.shape)) for key, array in SPEC.observations.items()}
+    numbers = {key: rng.normal(size=(batch, 2, *array.shape)) for key, array in SPEC.observations.items()}
+    return numbers | {"image": np.full((batch, 2, 4, 5, 3), 7, np.uint8)}
 
 
 @settings(max_examples=40, deadline=None)
@@ -115,12 +116,17 @@ def test_statistics_run_over_steps_in_float64(shape: list[int], seed: int, steps
 @pytest.mark.parametrize("dtype", ["float16", "float32", "float64", "int8", "uint64", "bool"])
 @pytest.mark.parametrize("batch", [0, 1, 4])
 def test_any_finite_numbers_of_the_right_shape_pass(dtype: str, batch: int) -> None:
-    assert check_obs(SPEC, {key: np.ones_like(value, dtype) for key, value in observation(batch).items()}) == batch
+    assert (
+        check_obs(
+            SPEC, {key: np.ones_like(value, "uint8" if key == "image" else dtype) for key, value in observation(batch).items()}
+        )
+        == batch
+    )
 
 
 @settings(max_examples=60, deadline=None)
 @given(
-    key=st.sampled_from(sorted(SPEC.observations)),
+    key=st.sampled_from(["grip", "pose"]),
     value=st.sampled_from([np.nan, np.inf, -np.inf, 1e39, -1e300]),
     data=st.data(),
 )
@@ -144,7 +150,7 @@ def test_a_number_that_is_none_is_found(key: str, value: float, data: Any) -> No
 def test_a_wrong_shape_is_named_with_the_right_one(key: str, batch: int | None, wrong: tuple[int, ...]) -> None:
     expected = (2, *SPEC.observations[key].shape)
     shape = wrong if batch is None else (batch, *expected)
-    obs = observation() | {key: np.zeros(shape)}
+    obs = observation() | {key: np.zeros(shape, SPEC.observations[key].dtype)}
     if shape[1:] == expected and shape[0] == 4:
         assert check_obs(SPEC, obs) == 4
         return
@@ -181,3 +187,10 @@ def test_keys_must_match_exactly(keys: set[str]) -> None:
 def test_every_refusal_is_the_users_to_mend() -> None:
     assert all(issubclass(error, UserError) for error in (ConfigError, ObservationError))
     assert issubclass(UserError, ValueError)
+
+
+@pytest.mark.parametrize("dtype", ["float32", "int64", "uint16", "bool"])
+def test_images_are_bytes_and_nothing_else(dtype: str) -> None:
+    assert [key for key, array in SPEC.observations.items() if array.is_image] == ["image"]
+    with pytest.raises(ObservationError, match=f"'image' is an image and must be uint8, .* got dtype {dtype}."):
+        check_obs(SPEC, observation() | {"image": observation()["image"].astype(dtype)})

@@ -14,6 +14,7 @@ from pathlib import Path, PurePosixPath
 import numpy as np
 from tqdm import tqdm
 
+from drifting_policy.data.image_cache import cached_sha256
 from drifting_policy.data.replay_buffer import ReplayBuffer
 from drifting_policy.types import DatasetError
 
@@ -51,7 +52,9 @@ def fetch(url: str, destination: Path, *, member: str | None = None, relative: s
 
 
 def array_sha256(values: np.ndarray) -> str:
-    """Checksum of the values alone, whatever the file format."""
+    """Checksum of the values alone, whatever the file format. Of cached images it was taken when they were written."""
+    if known := cached_sha256(values):
+        return known
     return hashlib.sha256(np.ascontiguousarray(values).tobytes()).hexdigest()
 
 

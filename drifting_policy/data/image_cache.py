@@ -61,6 +61,17 @@ def cached_images(
     return built
 
 
+def cached_sha256(images: np.ndarray) -> str | None:
+    """Checksum of the bytes of images that `cached_images` returned, taken when they were written; None for other arrays."""
+    if not isinstance(images, np.memmap) or images.filename is None:
+        return None
+    file = Path(images.filename)
+    note = file.with_suffix(".sha256")
+    header = file.stat().st_size - images.nbytes  # a part of the images has another checksum
+    whole = images.flags.c_contiguous and images.offset == header
+    return note.read_text() if whole and note.is_file() else None
+
+
 def cache_folder() -> Path:
     """Where cached images lie: DRIFTING_POLICY_CACHE, or drifting_policy/images in the user's cache (XDG_CACHE_HOME)."""
     if given := os.environ.get("DRIFTING_POLICY_CACHE"):
@@ -89,7 +100,7 @@ def _build(
     header = io.BytesIO()
     fields = {"descr": "|u1", "fortran_order": False, "shape": shape}
     np.lib.format.write_array_header_1_0(header, fields)  # type: ignore[no-untyped-call]
-    images = 0
+    images, checksum = 0, hashlib.sha256()
     try:
         with _writing(target):
             file = draft.open("wb", buffering=0)  # else closing it could fail once more
@@ -97,7 +108,9 @@ def _build(
             _write(file, header.getbuffer(), target)
             for block in blocks():
                 _check(block, shape, first=images, told=told)
-                _write(file, np.ascontiguousarray(block).data.cast("B"), target)
+                data = np.ascontiguousarray(block).data.cast("B")
+                checksum.update(data)
+                _write(file, data, target)
                 images += len(block)
                 bar.update(len(block))
             if images < shape[0]:
@@ -105,10 +118,13 @@ def _build(
             with _writing(target):
                 os.fsync(file.fileno())
         with _writing(target):
+            draft.with_suffix(".sha256").write_text(checksum.hexdigest())
+            draft.with_suffix(".sha256").replace(target.with_suffix(".sha256"))
             draft.replace(target)
     finally:
         with suppress(OSError):
             draft.unlink(missing_ok=True)
+            draft.with_suffix(".sha256").unlink(missing_ok=True)
 
 
 def _write(file: io.FileIO, data: memoryview, target: Path) -> None:

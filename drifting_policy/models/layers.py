@@ -21,6 +21,13 @@ class ObservationEncoder(nn.Module, ABC):
     def forward(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "b s e"]:
         """Tokens for a mapping of arrays "b to ..." in network units."""
 
+    def augment(self, obs: Mapping[str, Tensor], generator: torch.Generator) -> Mapping[str, Tensor]:
+        """What training shows instead of `obs`: here the same. An encoder of images alters them at random.
+
+        All that is random is drawn from `generator`, which is on the CPU.
+        """
+        return obs
+
 
 class TimeEmbedding(nn.Module):
     """A time as a vector: sinusoids of many frequencies, then a small MLP (Chi et al. 2023, Diffusion Policy)."""

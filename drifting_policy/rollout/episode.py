@@ -7,7 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
-from drifting_policy.types import ObservationError, PolicySpec, UserError
+from drifting_policy.types import ObservationError, PolicySpec, UserError, check_image
 
 
 @dataclasses.dataclass(frozen=True)
@@ -101,6 +101,8 @@ def select(spec: PolicySpec, obs: Any) -> dict[str, np.ndarray]:
             raise ObservationError(
                 f"The policy sees '{key}' with shape {array.shape}; the environment gives shape {chosen[key].shape}."
             )
+        if array.is_image:
+            check_image(key, chosen[key])
     return chosen
 
 

@@ -8,12 +8,16 @@ import torch
 from torch import Tensor
 
 from drifting_policy.data.chunks import ChunkIndex
+from drifting_policy.data.thumbnails import thumbnails
 from drifting_policy.types import DatasetError
 
 
 @dataclass(frozen=True)
 class Batch:
-    """Raw observations "b to ...", demonstrated chunks "b t d" and which of their steps are real rather than padding."""
+    """Raw observations "b to ...", demonstrated chunks "b t d" and which of their steps are real rather than padding.
+
+    Images are bytes.
+    """
 
     obs: Mapping[str, Tensor]
     action: Tensor
@@ -23,7 +27,8 @@ class Batch:
 class Batches:
     """All chunks of some episodes, held in memory and served in shuffled epochs.
 
-    The batch of a step depends on seed and step alone, so a resumed run needs no saved position.
+    The batch of a step depends on seed and step alone, so a resumed run needs no saved position. Images stay bytes, and where
+    they are mapped from a file, the images of a batch alone are read: in this process, for a copy is all that there is to do.
     """
 
     def __init__(
@@ -48,13 +53,18 @@ class Batches:
                 "choose a smaller trainer.batch_size or more data."
             )
         self.observations = {
-            key: torch.as_tensor(value, dtype=torch.float32, device=device) for key, value in observations.items()
+            key: torch.as_tensor(value, dtype=torch.float32, device=device)
+            for key, value in observations.items()
+            if value.dtype != np.uint8
         }
+        self.images = {key: np.asarray(value) for key, value in observations.items() if value.dtype == np.uint8}
+        self.device, self._seen = device, np.ascontiguousarray(index.steps[:, :obs_horizon])
         self.action = torch.as_tensor(action, dtype=torch.float32, device=device)
         self.steps = torch.as_tensor(index.steps, device=device)
         self.valid = torch.as_tensor(index.valid, device=device)
         self.episode = torch.as_tensor(index.episode, device=device)
         self.obs_horizon, self.batch_size, self.seed = obs_horizon, batch_size, seed
+        self._shuffled = -1, torch.arange(0)  # the epoch that was asked for last, and its chunks; a memory of `order`
 
     def __len__(self) -> int:
         """Full batches per epoch."""
@@ -62,19 +72,43 @@ class Batches:
 
     def batch(self, step: int) -> Batch:
         """The batch of training step `step`, counted from 0."""
+        return self.rows(self.order(step))
+
+    def order(self, step: int) -> Tensor:
+        """The numbers of the chunks in the batch of training step `step`."""
         epoch, place = divmod(step, len(self))
-        order = torch.randperm(len(self.steps), generator=torch.Generator().manual_seed(mix(self.seed, epoch)))
-        return self.rows(order[place * self.batch_size : (place + 1) * self.batch_size])
+        if self._shuffled[0] != epoch:
+            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+            self._shuffled = epoch, torch.randperm(len(self.steps), generator=generator)
+        return self._shuffled[1][place * self.batch_size : (place + 1) * self.batch_size]
 
     def rows(self, rows: Tensor) -> Batch:
         """The chunks with these numbers."""
         steps = self.steps[rows.to(self.steps.device)]
         seen = steps[:, : self.obs_horizon]
+        images = {key: self._gather(value, self._seen[rows.numpy()]) for key, value in self.images.items()}
         return Batch(
-            obs={key: value[seen] for key, value in self.observations.items()},
+            obs={key: value[seen] for key, value in self.observations.items()} | images,
             action=self.action[steps],
             valid=self.valid[rows.to(self.valid.device)],
         )
+
+    def searchable(self, rows: Tensor) -> Mapping[str, Tensor]:
+        """The observations "b to ..." of the chunks `rows` as a search for similar ones can hold them all.
+
+        In place of images there are thumbnails, in network units.
+        """
+        seen = self.steps[rows.to(self.steps.device)][:, : self.obs_horizon]
+        small = {key: torch.as_tensor(thumbnails(value), device=self.device) for key, value in self.images.items()}
+        return {key: value[seen] for key, value in (self.observations | small).items()}
+
+    def _gather(self, images: np.ndarray, steps: np.ndarray) -> Tensor:
+        """The images "b to h w c" of `steps` "b to", on the device; NumPy copies them out of the file."""
+        if self.device.type != "cuda":
+            return torch.from_numpy(images.take(steps, axis=0)).to(self.device)
+        pinned = torch.empty((*steps.shape, *images.shape[1:]), dtype=torch.uint8, pin_memory=True)  # a GPU fetches it itself
+        images.take(steps, axis=0, out=pinned.numpy(), mode="clip")  # with "raise" it would be copied twice
+        return pinned.to(self.device, non_blocking=True)
 
 
 def mix(seed: int, counter: int) -> int:

@@ -1,7 +1,7 @@
 """Hooks of the Trainer: logging, validation, checkpoints."""
 
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +12,13 @@ from drifting_policy.checkpoint import checkpoint_path, drop_state, list_checkpo
 from drifting_policy.normalize import Normalizer
 from drifting_policy.policy import DriftingPolicy
 from drifting_policy.training.alarms import Watch
-from drifting_policy.training.batches import Batch, Batches, mix
+from drifting_policy.training.batches import Batches, mix
 from drifting_policy.training.diagnostics import data_figures, sample_figures, similar_rows
 from drifting_policy.training.logging import Log
 from drifting_policy.training.trainer import TrainState
 from drifting_policy.types import Stats
+
+ENCODED = 64  # observations with images that are encoded at once
 
 
 class LogHook:
@@ -67,10 +69,12 @@ class ValidationHook:
         chunks = len(batches.steps)
         rows = torch.randperm(chunks, generator=torch.Generator().manual_seed(mix(seed, chunks)))[:max_chunks]
         self.batch = batches.rows(rows)
-        everything = training.rows(torch.arange(len(training.steps)))
-        queries, observations = (_flat_observations(normalizer, batch) for batch in (self.batch, everything))
-        self.similar = everything.action[similar_rows(queries, observations, training.episode)]
-        self.data = data_figures(self.batch.action, self.similar, everything.action.mean(dim=0))
+        images = batches.images.keys()
+        queries = _flat_observations(normalizer, batches.searchable(rows), images)
+        observations = _flat_observations(normalizer, training.searchable(torch.arange(len(training.steps))), images)
+        action = training.action[training.steps]
+        self.similar = action[similar_rows(queries, observations, training.episode)]
+        self.data = data_figures(self.batch.action, self.similar, action.mean(dim=0))
 
     def after_step(self, state: TrainState, metrics: dict[str, Tensor]) -> None:
         """Write the figures when due, and let the watch hear them."""
@@ -78,6 +82,17 @@ class ValidationHook:
             figures = self.measure(state.ema.module)
             self.log.write(state.step, figures)
             self.watch.hear(state.step, figures)
+
+    def _encode(self, policy: DriftingPolicy) -> Tensor:
+        """The tokens of the batch, which all samples share; images are encoded some at a time."""
+        chunks = len(self.batch.action)
+        block = ENCODED if any(array.is_image for array in policy.spec.observations.values()) else chunks
+        return torch.cat(
+            [
+                policy.encode({key: value[start : start + block] for key, value in self.batch.obs.items()})
+                for start in range(0, chunks, block)
+            ]
+        )
 
     @torch.inference_mode()
     def measure(self, policy: torch.nn.Module) -> dict[str, float]:
@@ -93,9 +108,10 @@ class ValidationHook:
         generator = torch.Generator().manual_seed(self.seed)
         shape = (self.samples, *self.batch.action.shape)
         noise = torch.randn(shape, generator=generator).to(self.batch.action)
-        chunks = learned = torch.stack([policy(self.batch.obs, draw) for draw in noise])
+        cond = self._encode(policy)
+        chunks = learned = torch.stack([policy.decode(cond, draw * policy.noise_scale) for draw in noise])
         if policy.noise_scale != self.training_noise:
-            learned = torch.stack([policy.draw(self.batch.obs, draw * self.training_noise) for draw in noise])
+            learned = torch.stack([policy.decode(cond, draw * self.training_noise) for draw in noise])
         valid = self.batch.valid
 
         def mean_distance(difference: Tensor) -> float:
@@ -109,8 +125,10 @@ class ValidationHook:
         }
 
 
-def _flat_observations(normalizer: Normalizer, batch: Batch) -> Tensor:
-    return torch.cat([normalizer.normalize(key, value).flatten(1) for key, value in sorted(batch.obs.items())], dim=1)
+def _flat_observations(normalizer: Normalizer, obs: Mapping[str, Tensor], images: Collection[str]) -> Tensor:
+    """Observations "n f" in network units; thumbnails of images are in them already."""
+    units = {key: value if key in images else normalizer.normalize(key, value) for key, value in sorted(obs.items())}
+    return torch.cat([value.flatten(1) for value in units.values()], dim=1)
 
 
 class CheckpointHook:

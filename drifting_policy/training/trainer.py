@@ -122,14 +122,19 @@ class Trainer:
 
 
 def encode_noisy(policy: DriftingPolicy, batch: Batch, noise: float, generator: torch.Generator) -> Tensor:
-    """Conditioning tokens of the batch, whose normalised observations are jittered by `noise`.
+    """Conditioning tokens of the batch, whose normalised observations are jittered by `noise`, and augmented by the encoder.
 
-    Small jitter keeps a policy from trusting digits that a rollout will not reproduce.
+    Small jitter keeps a policy from trusting digits that a rollout will not reproduce; images have none of it.
     """
     obs = {key: policy.normalizer.normalize(key, batch.obs[key]) for key in policy.spec.observations}
     if noise > 0:
-        obs = {key: value + noise * torch.randn(value.shape, generator=generator).to(value) for key, value in obs.items()}
-    tokens: Tensor = policy.encoder(obs)
+        obs = {
+            key: obs[key]
+            if array.is_image
+            else obs[key] + noise * torch.randn(obs[key].shape, generator=generator).to(obs[key])
+            for key, array in policy.spec.observations.items()
+        }
+    tokens: Tensor = policy.encoder(policy.encoder.augment(obs, generator))
     return tokens
 
 

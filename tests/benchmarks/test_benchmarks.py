@@ -67,6 +67,29 @@ def test_workers_play_what_a_bare_simulator_plays(monkeypatch: pytest.MonkeyPatc
         assert (code, written["met"]) == ((0, True) if ratio > 0.85 else (1, False))
 
 
+def test_batches_are_held_against_a_copy_of_the_same_bytes(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    data = script("data", monkeypatch)
+    arrived: dict[str, Any] = {}
+    monkeypatch.setattr(data, "EPISODES", 4)
+
+    def called(calls: Any, *, repetitions: int, warmup: int) -> dict[str, list[float]]:
+        rounds = {name: [call() for _ in range(15)] for name, call in calls.items()}
+        arrived.update({name: [each["image"].tobytes() for each in taken] for name, taken in rounds.items()})
+        return {"batches": [10.0, 12.0], "gather": [8.8]}
+
+    monkeypatch.setattr(data, "interleaved", called)
+    code = data.main(["--batch", "64", "--repetitions", "2", "--threads", "1", "--out", str(tmp_path / "record.json")])
+    written = json.loads((tmp_path / "record.json").read_text())
+    (row,) = written["rows"]
+    assert (code, written["met"], row["ratio"]) == (0, True, pytest.approx(0.8))
+    assert row["gather_samples_per_s"] == pytest.approx(64 / 0.0088)
+    assert row["batch_bytes"] == 64 * (2 * 96 * 96 * 3 + 2 * 2 * 4 + 16 * (2 * 4 + 1))
+    epoch = len(set(arrived["gather"]))
+    assert set(arrived["batches"][:epoch]) == set(arrived["gather"])  # an epoch later it is shuffled anew
+    monkeypatch.setattr(data, "interleaved", lambda calls, **_: {"batches": [10.0], "gather": [7.9]})
+    assert data.main(["--repetitions", "2", "--threads", "1", "--out", str(tmp_path / "record.json")]) == 1
+
+
 def test_the_core_alone_is_the_one_in_the_step(monkeypatch: pytest.MonkeyPatch) -> None:
     calls = script("drift_core", monkeypatch).prepare("mlp", batch_size=4)
     arrived: list[torch.Tensor] = []

@@ -2,6 +2,7 @@
 
 import errno
 import functools
+import hashlib
 import json
 import pickle
 import shutil
@@ -18,6 +19,7 @@ import zarr
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from drifting_policy.data.download import array_sha256, verify_arrays
 from drifting_policy.data.replay_buffer import ReplayBuffer, concatenate, open_replay, write_replay
 from drifting_policy.types import DatasetError
 
@@ -364,3 +366,41 @@ def test_episodes_are_concatenated() -> None:
         concatenate([])
     with pytest.raises(DatasetError, match=r"memory: data/y must have 3 steps"):
         ReplayBuffer({"y": np.arange(2)}, np.array([3]))
+
+
+def pictures(dtype: str = "u1") -> np.ndarray:
+    return np.random.default_rng(0).integers(0, 256, (8, 16, 18, 3)).astype(dtype)
+
+
+@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("dtype", ["u1", "f4", "f8"])
+@pytest.mark.parametrize("chunks", [1, 3, 8])
+def test_images_come_as_bytes_from_the_cache(tmp_path: Path, name: str, dtype: str, chunks: int) -> None:
+    place = by_zarr(tmp_path / name, {"img": pictures(dtype)}, ENDS, chunks=(chunks, 16, 18, 3))
+    for _ in range(2):
+        images = open_replay(place).arrays["img"]
+        assert isinstance(images, np.memmap)
+        assert images.dtype == np.uint8
+        assert np.array_equal(images, pictures())
+    assert array_sha256(images) == hashlib.sha256(pictures().tobytes()).hexdigest()
+    assert array_sha256(images[::-1]) == hashlib.sha256(pictures()[::-1].tobytes()).hexdigest()
+    assert array_sha256(images[2:]) == hashlib.sha256(pictures()[2:].tobytes()).hexdigest()
+    verify_arrays(open_replay(place), {"img": array_sha256(pictures())})
+    with refused("'img' is not the published data", place):
+        verify_arrays(open_replay(place), {"img": array_sha256(pictures()[::-1])})
+
+
+@pytest.mark.parametrize("value", [0.5, -1.0, 256.0, np.nan, np.inf])
+def test_floats_that_are_no_bytes_are_no_images(tmp_path: Path, value: float) -> None:
+    images = pictures("f4")
+    images[5, 1, 2, 0] = value
+    place = by_zarr(tmp_path / "demo.zarr", {"img": images, "action": ACTION}, ENDS)
+    with refused(r"data/img looks like images, .* those of step 5 are not. Store them as uint8.", place):
+        open_replay(place)
+    assert np.array_equal(open_replay(place, ["action"]).arrays["action"], ACTION)  # nobody asked for the images
+
+
+def test_other_arrays_of_four_axes_stay_numbers(tmp_path: Path) -> None:
+    poses = np.random.default_rng(0).normal(size=(8, 5, 4, 4)).astype(np.float32)
+    place = by_zarr(tmp_path / "demo.zarr", {"poses": poses}, ENDS)
+    assert np.array_equal(open_replay(place).arrays["poses"], poses)

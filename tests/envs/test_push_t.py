@@ -2,6 +2,7 @@
 
 import math
 from pathlib import Path
+from typing import Any
 
 import gymnasium
 import numpy as np
@@ -10,8 +11,8 @@ import pytest
 DEMONSTRATIONS = Path(__file__).resolve().parents[3] / "shared" / "data" / "pusht" / "pusht_cchi_v7_replay.zarr.zip"
 
 
-def make() -> gymnasium.Env:
-    return gymnasium.make("drifting_policy.envs:drifting/PushT-v0")
+def make(**options: Any) -> gymnasium.Env:
+    return gymnasium.make("drifting_policy.envs:drifting/PushT-v0", **options)
 
 
 @pytest.fixture
@@ -22,7 +23,7 @@ def demonstrations() -> dict[str, np.ndarray]:
     group = zarr.open_group(zarr.storage.ZipStore(DEMONSTRATIONS, mode="r"), mode="r")
     return {
         key.rpartition("/")[2]: group[key][:] for key in ("data/state", "data/action", "data/keypoint", "meta/episode_ends")
-    }
+    } | {"img": group["data/img"][:640]}
 
 
 def test_initial_states_are_those_of_gym_pusht() -> None:
@@ -111,3 +112,32 @@ def test_human_demonstrations_replay(demonstrations: dict[str, np.ndarray], epis
         best = max(best, float(reward))
     assert max(errors) < 0.01
     assert best > 0.8
+
+
+def test_pictures_are_those_of_the_demonstrations(demonstrations: dict[str, np.ndarray]) -> None:
+    env, recorded = make(images=True), demonstrations["img"][::20].astype(int)
+    shown = []
+    for state in demonstrations["state"][:640:20]:
+        env.reset(seed=0)
+        env.step(np.array([100, 100], np.float32))  # a target, which the pictures must not show
+        shown.append(env.reset(options={"state": state})[0]["image"].astype(int))
+    error = np.abs(np.stack(shown) - recorded)
+    assert error.mean() < 0.15
+    assert (error.max(axis=-1) > 8).mean() < 0.006  # single pixels at the edges of the block
+    assert np.abs(np.stack(shown)[..., ::-1] - recorded).mean() > 5 * error.mean()
+
+
+def test_pictures_are_made_where_asked_and_show_no_target() -> None:
+    plain, env = make(), make(images=True)
+    assert "image" not in plain.reset(seed=4)[0]
+    first, _ = env.reset(seed=4)
+    assert env.observation_space.contains(first)
+    assert (first["image"].shape, first["image"].dtype) == ((96, 96, 3), np.uint8)
+    observation = env.step(np.array([100, 100], np.float32))[0]
+    kept = observation["image"].copy()
+    observation["image"] += 1
+    again, _ = env.reset(options={"state": observation["state"].astype(np.float64)})
+    assert np.abs(again["image"].astype(int) - kept).mean() < 0.05  # restored to float32, and without a target
+    np.testing.assert_array_equal(env.reset(seed=4)[0]["image"], first["image"])
+    np.testing.assert_array_equal(make(images=True).reset(seed=4)[0]["image"], first["image"])
+    np.testing.assert_array_equal(plain.step(np.array([100, 100]))[0]["state"], observation["state"])

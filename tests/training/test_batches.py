@@ -1,6 +1,7 @@
 """A batch is a function of (seed, step) alone, and an epoch shows every chunk at most once."""
 
 import itertools
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -9,6 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from drifting_policy.data.chunks import ChunkIndex, chunk_index
+from drifting_policy.data.thumbnails import thumbnails
 from drifting_policy.training.batches import Batch, Batches, mix
 from drifting_policy.types import DatasetError
 
@@ -91,3 +93,34 @@ def test_mixed_seeds_are_spread_over_63_bits() -> None:
     assert np.abs((flips[1:] != flips[:-1]).mean(axis=(0, 1)) - 0.5).max() < 0.03
     assert np.abs((flips[:, 1:] != flips[:, :-1]).mean(axis=(0, 1)) - 0.5).max() < 0.03
     assert mix(2**40, 3) != mix(0, 3)
+
+
+def with_images(images: np.ndarray) -> Batches:
+    """Chunks of four steps of two episodes, whose image of step i is known."""
+    index = chunk_index(np.array([6, len(images)]), obs_horizon=2, pred_horizon=4, exec_horizon=2)
+    x = np.arange(float(len(images)))[:, None]
+    return Batches({"image": images, "x": x}, x, index, obs_horizon=2, batch_size=5, seed=3, device=CPU)
+
+
+def test_images_are_those_of_their_steps_and_stay_bytes(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (15, 9, 8, 3), dtype=np.uint8)
+    np.save(tmp_path / "images.npy", images)
+    mapped = with_images(np.load(tmp_path / "images.npy", mmap_mode="r"))
+    for step in range(9):
+        batch, again = mapped.batch(step), with_images(images).batch(step)
+        assert batch.obs["image"].dtype == torch.uint8
+        assert torch.equal(batch.obs["image"], again.obs["image"])
+        assert np.array_equal(batch.obs["image"], images[batch.obs["x"][..., 0].int()])
+        assert np.array_equal(mapped.rows(mapped.order(step)).action, batch.action)
+    kept = mapped.batch(0).obs["image"]
+    kept += 1  # a batch is a copy: the file and the next batch know nothing of it
+    assert not torch.equal(mapped.batch(0).obs["image"], kept)
+
+
+def test_what_is_searched_are_thumbnails() -> None:
+    images = np.random.default_rng(0).integers(0, 256, (15, 16, 8, 3), dtype=np.uint8)
+    batches, rows = with_images(images), torch.tensor([4, 0, 9])
+    found, batch = batches.searchable(rows), batches.rows(rows)
+    assert torch.equal(found["x"], batch.obs["x"])
+    expected = thumbnails(batch.obs["image"].flatten(0, 1).numpy())
+    assert np.array_equal(found["image"].flatten(0, 1), expected)
