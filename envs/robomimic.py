@@ -150,6 +150,31 @@ class RobomimicEnv(gymnasium.Env[Any, np.ndarray]):
             rows.append([np.concatenate([p, six_of_matrix(r), g]) for (p, r), g in zip(goals, grippers, strict=True)])
         return np.array(rows).reshape(len(rows), -1)
 
+    def images(self, states: np.ndarray, *, model: str | None = None) -> dict[str, np.ndarray]:
+        """What robomimic's cameras see in the recorded states "n k": "n h w c", uint8, by the key of the observation.
+
+        The episode of the environment is over afterwards.
+
+        Args:
+            states: of the simulator.
+            model: the XML of the recorded episode, for the sizes of its objects.
+
+        Raises:
+            ValueError: states or a model that do not fit the task, or a machine that cannot draw.
+        """
+        if states.shape != (len(states), self._task.state_size) or len(states) == 0:
+            raise ValueError(f"{self._task.world} has states of {self._task.state_size} numbers; got shape {states.shape}.")
+        self.reset(seed=0, options={"states": states[0]} | ({} if model is None else {"model": model}))
+        rows = []
+        for state in states:
+            self.world.restore(state)
+            rows.append(self._shoot())
+        return {key: np.stack([row[key] for row in rows]) for key in rows[0]}
+
+    def _shoot(self) -> dict[str, np.ndarray]:
+        size = self._task.camera_size
+        return {f"{camera}_image": self.world.draw(camera, size, shadows=True) for camera in self._task.cameras}
+
     def _observe(self) -> dict[str, np.ndarray]:
         seen = self.world.observe()
         observation = {"object": seen["object-state"], "states": self.world.state}
@@ -157,8 +182,5 @@ class RobomimicEnv(gymnasium.Env[Any, np.ndarray]):
             observation |= {
                 key: seen[key] for key in (f"robot{arm}_eef_pos", f"robot{arm}_eef_quat", f"robot{arm}_gripper_qpos")
             }
-        images = {}
-        if self._images:
-            size = self._task.camera_size
-            images = {f"{camera}_image": self.world.draw(camera, size, shadows=True) for camera in self._task.cameras}
+        images = self._shoot() if self._images else {}
         return {key: value.astype(np.float32) for key, value in observation.items()} | images

@@ -1,7 +1,9 @@
-"""`python -m drifting_policy.datasets.robomimic absolute src=FILE dst=FILE`: robomimic's files with absolute actions.
+"""`python -m drifting_policy.datasets.robomimic absolute src=FILE dst=FILE`: absolute actions, or images, for robomimic files.
 
-The copy `dst` has one more array per demonstration, `actions_abs`: for each arm the position (m), the first two rows of the
-rotation and the gripper that the controllers of robosuite head for when they get the recorded delta in the recorded state.
+`absolute`: the copy `dst` has one more array per demonstration, `actions_abs`: for each arm the position (m), the first two
+rows of the rotation and the gripper that robosuite's controllers head for, given the recorded delta in the recorded state.
+
+`images`: the copy has the observations of robomimic's cameras in every recorded state, such as `agentview_image`.
 """
 
 import argparse
@@ -11,30 +13,30 @@ from pathlib import Path
 
 import numpy as np
 
-from drifting_policy.data.robomimic import copy_with_array, read_env_args
+from drifting_policy.data.robomimic import copy_with_arrays, read_env_args
 from drifting_policy.types import ConfigError, DatasetError, UserError
 
 
 def main(arguments: Sequence[str]) -> int:
     """Write the copy; exit code 2 on a mistake."""
     parser = argparse.ArgumentParser(prog="python -m drifting_policy.datasets.robomimic", description=__doc__)
-    parser.add_argument("command", choices=["absolute"])
+    parser.add_argument("command", choices=["absolute", "images"])
     parser.add_argument("files", nargs="*", metavar="src=FILE dst=FILE")
     options = parser.parse_args(arguments)
     try:
         files = dict(file.split("=", 1) for file in options.files if "=" in file)
         if sorted(files) != ["dst", "src"] or len(options.files) != 2:
             raise ConfigError(f"Say which file to copy, and where to: src=FILE dst=FILE; got {' '.join(options.files)!r}.")
-        out = add_absolute_actions(files["src"], files["dst"])
+        out = add_arrays(files["src"], files["dst"], images=options.command == "images")
     except UserError as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
-    print(f"{out} has actions_abs beside the actions of {files['src']}.")
+    print(f"{out} has what {files['src']} has, and {'images' if options.command == 'images' else 'actions_abs'}.")
     return 0
 
 
-def add_absolute_actions(source: str | Path, target: str | Path) -> Path:
-    """The copy `target` of the file `source` with `actions_abs` "n 10a" (float64) beside the delta `actions` "n 7a".
+def add_arrays(source: str | Path, target: str | Path, *, images: bool) -> Path:
+    """The copy `target` of the file `source` with `actions_abs` "n 10a" (float64), or with `images` "n h w c" (uint8).
 
     Raises:
         DatasetError: a file that cannot be read or written, whose task or controller is not known, or that lacks states.
@@ -46,20 +48,22 @@ def add_absolute_actions(source: str | Path, target: str | Path) -> Path:
         env = RobomimicEnv(env_args=env_args, action="delta")
         env.reset(seed=0)
 
-        def make(arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+        def make(arrays: Mapping[str, np.ndarray], model: str | None) -> Mapping[str, np.ndarray]:
             missing = {"states", "actions"} - set(arrays)
             if missing:
                 raise ValueError(f"a demonstration lacks {', '.join(sorted(missing))}")
-            return env.absolute_actions(arrays["states"], arrays["actions"])
+            if images:
+                return {f"obs/{key}": values for key, values in env.images(arrays["states"], model=model).items()}
+            return {"actions_abs": env.absolute_actions(arrays["states"], arrays["actions"])}
 
         try:
-            return copy_with_array(source, target, key="actions_abs", make=make)
+            return copy_with_arrays(source, target, make=make)
         finally:
             env.close()
     except DatasetError:
         raise
     except ValueError as error:
-        raise DatasetError(f"{source} cannot be given absolute actions: {error}") from error
+        raise DatasetError(f"{source} cannot be completed: {error}") from error
 
 
 if __name__ == "__main__":

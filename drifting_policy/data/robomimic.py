@@ -137,12 +137,16 @@ def write_robomimic(
     return target
 
 
-def copy_with_array(
-    source: str | Path, target: str | Path, *, key: str, make: Callable[[Mapping[str, np.ndarray]], np.ndarray]
+def copy_with_arrays(
+    source: str | Path,
+    target: str | Path,
+    *,
+    make: Callable[[Mapping[str, np.ndarray], str | None], Mapping[str, np.ndarray]],
 ) -> Path:
-    """A copy of the file `source` at `target` in which every demonstration has the array `key` that `make` returns.
+    """A copy of the file `source` at `target` in which every demonstration has the arrays, by key, that `make` returns.
 
-    `make` gets the arrays of a demonstration that `STEPS` names, in their own precision. The copy is whole or absent.
+    `make` gets the arrays of a demonstration that `STEPS` names, in their own precision, and the XML of its model, if it has
+    one. Keys of observations begin with "obs/". The copy is whole or absent.
 
     Raises:
         DatasetError: a file that cannot be read or written, or an array that does not fit its demonstration.
@@ -154,13 +158,14 @@ def copy_with_array(
             goal.parent.mkdir(parents=True, exist_ok=True)
             shutil.copyfile(place, draft)
         with h5py.File(draft, "r+") as file:
-            for name, demo in tqdm(_demonstrations(file, place, None).items(), desc=key):
+            for name, demo in tqdm(_demonstrations(file, place, None).items(), desc="demonstrations"):
                 found = _arrays(demo)
-                values = make({each: _read(found[each], f"{place}: {name}/{each}") for each in STEPS if each in found})
-                _check_values(values, steps=_length(demo, f"{place}: {name}"), what=f"{goal}: {name}/{key}")
-                if key in demo:
-                    del demo[key]
-                demo.create_dataset(key, data=values)
+                steps = {each: _read(found[each], f"{place}: {name}/{each}") for each in STEPS if each in found}
+                for key, values in make(steps, demo.attrs.get("model_file")).items():
+                    _check_values(values, steps=_length(demo, f"{place}: {name}"), what=f"{goal}: {name}/{key}")
+                    if key in demo:
+                        del demo[key]
+                    demo.create_dataset(key, data=values)
         draft.replace(goal)
     except OSError as error:
         raise DatasetError(f"The data set {goal} could not be written ({_first_line(error)}).") from error

@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 
 from drifting_policy.config import ArrayConfig, DataConfig, RestoreConfig, TaskConfig
 from drifting_policy.data.object_order import ORDERS, in_present_order
-from drifting_policy.data.robomimic import copy_with_array, open_robomimic, read_env_args, read_model_files, write_robomimic
+from drifting_policy.data.robomimic import copy_with_arrays, open_robomimic, read_env_args, read_model_files, write_robomimic
 from drifting_policy.data.sources import open_models, open_source
 from drifting_policy.demonstrations import load_demonstrations
 from drifting_policy.types import DatasetError
@@ -244,19 +244,21 @@ def test_images_come_from_the_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPa
 
 
 def test_a_copy_has_one_array_more(path: Path, tmp_path: Path) -> None:
-    def make(arrays: Any) -> np.ndarray:
+    def make(arrays: Any, model: str | None) -> dict[str, np.ndarray]:
         assert arrays["states"].dtype == np.float64
-        return 2 * arrays["actions"]
+        assert model in [each["model_file"] for each in EPISODES]
+        return {"actions_abs": 2 * arrays["actions"], "obs/first": arrays["actions"][:, 0]}
 
-    out = copy_with_array(path, tmp_path / "copy.hdf5", key="actions_abs", make=make)
+    out = copy_with_arrays(path, tmp_path / "copy.hdf5", make=make)
     old, new = open_robomimic(path), open_robomimic(out)
     np.testing.assert_array_equal(new.arrays["actions_abs"], 2 * old.arrays["actions"])
-    assert set(new.arrays) == {*old.arrays, "actions_abs"}
+    np.testing.assert_array_equal(new.arrays["first"], old.arrays["actions"][:, 0])
+    assert set(new.arrays) == {*old.arrays, "actions_abs", "first"}
     assert read_model_files(out) == read_model_files(path)
-    again = copy_with_array(out, out, key="actions_abs", make=lambda arrays: arrays["actions"])
+    again = copy_with_arrays(out, out, make=lambda arrays, model: {"actions_abs": arrays["actions"]})
     np.testing.assert_array_equal(open_robomimic(again).arrays["actions_abs"], old.arrays["actions"])
     with pytest.raises(DatasetError, match="demo_0/actions_abs must have 3 steps"):
-        copy_with_array(path, tmp_path / "bad.hdf5", key="actions_abs", make=lambda arrays: np.zeros(1))
+        copy_with_arrays(path, tmp_path / "bad.hdf5", make=lambda arrays, model: {"actions_abs": np.zeros(1)})
     assert sorted(file.name for file in tmp_path.iterdir()) == ["copy.hdf5", "demo.hdf5"]
 
 

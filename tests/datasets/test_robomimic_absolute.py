@@ -62,7 +62,7 @@ def test_the_copy_replays_to_what_the_deltas_reached(
 ) -> None:
     out = tmp_path / "absolute.hdf5"
     assert recipe.main(["absolute", f"src={recorded}", f"dst={out}"]) == 0
-    assert f"{out} has actions_abs" in capsys.readouterr().out
+    assert f"{out} has what {recorded} has, and actions_abs." in capsys.readouterr().out
     old, new = open_robomimic(recorded), open_robomimic(out)
     assert new.arrays["actions_abs"].shape == (2 * STEPS, 10)
     for key, values in old.arrays.items():
@@ -78,6 +78,24 @@ def test_the_copy_replays_to_what_the_deltas_reached(
     observed = load_demonstrations(task, str(out)).observations
     offset = observed["object"][:, :3] - observed["robot0_eef_pos"]
     np.testing.assert_allclose(observed["object"][:, 7:], offset, atol=1e-5)  # in the order of robosuite 1.5
+
+
+def test_the_cameras_see_the_recorded_states(recorded: Path, tmp_path: Path) -> None:
+    few = tmp_path / "few.hdf5"
+    with h5py.File(recorded) as file, h5py.File(few, "w") as copy:
+        copy.create_group("data").attrs["env_args"] = file["data"].attrs["env_args"]
+        demo = copy["data"].create_group("demo_0")
+        demo["obs/object"] = file["data/demo_0/obs/object"][:2]
+        for key in ("actions", "states"):
+            demo[key] = file[f"data/demo_0/{key}"][[0, 40]]
+    out = tmp_path / "images.hdf5"
+    assert recipe.main(["images", f"src={few}", f"dst={out}"]) == 0
+    with h5py.File(out) as file:
+        images = [file[f"data/demo_0/obs/{camera}_image"][()] for camera in ("agentview", "robot0_eye_in_hand")]
+    assert [(image.shape, image.dtype) for image in images] == [((2, 84, 84, 3), np.uint8)] * 2
+    red = [np.argwhere((frame[..., 0] > 90) & (frame[..., 1:] < 60).all(axis=2)) for frame in images[0]]
+    assert min(len(each) for each in red) > 5
+    assert red[1][:, 0].mean() < red[0][:, 0].mean() - 2  # the cube was lifted
 
 
 def test_a_task_without_absolute_actions_says_how_to_make_them(recorded: Path) -> None:

@@ -1,11 +1,9 @@
 """robomimic's tasks: recorded states come back exactly, goals are what controllers make of deltas, and the past is past."""
 
 import functools
-import pickle
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from typing import Any
 
-import gymnasium
 import numpy as np
 import pytest
 from published import COMPOSITE, FLAT, PART, env_args
@@ -17,6 +15,8 @@ from drifting_policy.envs.robomimic_tasks import TASKS, world_settings
 from drifting_policy.envs.robomimic_world import World
 from drifting_policy.envs.rotation import matrix_of_quaternion, matrix_of_vector, six_of_matrix
 from drifting_policy.rollout.environment import open_environment
+from drifting_policy.rollout.evaluate import evaluate
+from drifting_policy.types import ArraySpec, PolicySpec
 
 
 @functools.cache
@@ -242,9 +242,23 @@ def test_a_machine_that_cannot_draw_is_told_what_to_do(monkeypatch: pytest.Monke
     env.close()
 
 
-def test_the_factory_of_an_environment_travels_to_other_processes() -> None:
+class Waver:
+    """Commands its noise, cut to [-1, 1]."""
+
+    spec = PolicySpec({"robot0_eef_pos": ArraySpec((3,))}, ArraySpec((7,)), 1, 4, 4, 20.0)
+
+    def act(self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None) -> np.ndarray:
+        assert noise is not None
+        return noise.clip(-1, 1)
+
+
+def test_a_worker_process_plays_the_same_episodes() -> None:
     factory = functools.partial(open_environment, "drifting_policy.envs:drifting/Square-v0", {"action": "delta"}, task="square")
-    env = pickle.loads(pickle.dumps(factory))()
-    assert isinstance(env, gymnasium.Env)
-    assert env.action_space.shape == (7,)
-    env.close()
+    outcomes = [
+        evaluate(Waver(), factory, [3, 4], num_envs=2, max_steps=8, workers=workers, keep_trajectories=True)
+        for workers in (0, 1)
+    ]
+    assert outcomes[0].episodes == outcomes[1].episodes
+    for seed in (3, 4):
+        first, second = (outcome.trajectories[seed]["robot0_eef_pos"] for outcome in outcomes)
+        np.testing.assert_array_equal(first, second)
