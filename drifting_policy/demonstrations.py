@@ -128,9 +128,11 @@ def _open(task: TaskConfig, data: str, *, restore: Mapping[str, RestoreConfig]) 
 
 
 def _locate(config: DataConfig) -> Path:
-    """Where the data set lies: in the package, under DRIFTING_POLICY_DATA, or in the cache, fetched there if need be."""
+    """Where the data set lies: in the package, at an absolute path, below DRIFTING_POLICY_DATA, or in the cache."""
     if config.path.startswith(BUNDLED):
         return bundled(config.path.removeprefix(BUNDLED))
+    if Path(config.path).is_absolute():
+        return Path(config.path)
     root = os.environ.get("DRIFTING_POLICY_DATA")
     if root is not None:
         path = Path(root) / config.path

@@ -40,7 +40,6 @@ def arm(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     file.parent.mkdir(parents=True)
     file.write_text(YAML.format(env="", path=path))
     monkeypatch.setenv("DRIFTING_POLICY_CONFIGS", str(tmp_path / "own"))
-    monkeypatch.setenv("DRIFTING_POLICY_DATA", "/")
     (tmp_path / "empty").mkdir()
     monkeypatch.chdir(tmp_path / "empty")
     return file
