@@ -124,7 +124,7 @@ def write_minari(root: Path, storage: str, *, jpeg: bool) -> None:
         env.reset(seed=episode)
         for _ in range(length):
             env.step(rng.uniform(-1, 1, 7).astype(np.float32))
-    env.create_dataset(f"{root.name}-v0", algorithm_name="random", author="drifting_policy", description="A benchmark.")
+    env.create_dataset(root.name, algorithm_name="random", author="drifting_policy", description="A benchmark.")
     env.close()
 
 
@@ -133,7 +133,7 @@ def read_minari(root: Path) -> Iterator[Rows]:
     import minari
 
     os.environ["MINARI_DATASETS_PATH"] = str(root.parent)
-    for episode in minari.load_dataset(f"{root.name}-v0").iterate_episodes():
+    for episode in minari.load_dataset(root.name).iterate_episodes():
         steps = len(episode.rewards)
         values = {key: getattr(episode, key) for key in ("actions", "rewards", "terminations", "truncations")}
         seen = episode.observations
@@ -196,9 +196,9 @@ def main() -> int:
             write_lerobot(root := Path(folder) / name.replace(" ", "_"), codec)
             rows.append({"name": f"LeRobot v3.0, {name}", **compare(root, read_lerobot)})
         for name, (storage, jpeg) in MINARI.items():
-            root = Path(folder) / name.replace(" ", "-")
+            root = Path(folder) / f"{name.replace(' ', '-')}-v0"
             write_minari(root, storage, jpeg=jpeg)
-            rows.append({"name": f"Minari, {name}", **compare(root.with_name(f"{root.name}-v0"), read_minari)})
+            rows.append({"name": f"Minari, {name}", **compare(root, read_minari)})
     missed = [
         f"{row['name']} differs in {row['different']}, {row['only_ours']}."
         for row in rows
