@@ -1,7 +1,7 @@
 """The expert of robosuite's PickPlaceCan: down onto the can, over the walls of the bins, and let go above the target bin.
 
-Two styles: the wrist turns to the left and the can travels on the robot's side, or the wrist turns to the right and the can travels
-on the far side. The can is round and the way is free, so no observation before the first motion tells which.
+Two styles: the wrist turns to the left and the can travels on the robot's side, or the wrist turns to the right and the can
+travels on the far side. The can is round and the way is free, so no observation before the first motion tells which.
 """
 
 from typing import Final

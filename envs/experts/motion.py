@@ -1,7 +1,7 @@
 """The motion of one gripper along a plan of phases: where to go, how fast, how the fingers stand, and when to go on.
 
 A plan is a tuple of `Phase`s whose targets are pure functions of the state; `Motion` walks through it and turns the way that is
-left into actions of a delta OSC_POSE controller. A state is the observation dictionary of robosuite; its quaternions are "x y z w".
+left into actions of a delta OSC_POSE controller. A state is the observation dictionary of robosuite, quaternions "x y z w".
 
 Frames: positions and rotations are those of the world. A gripper's rotation is that of its grip site: the fingers close along
 its x axis, the palm looks along z.
@@ -44,9 +44,9 @@ Target = Callable[[State, Pose], Pose]  # of the state and the pose in which the
 class Phase:
     """One leg of a plan, over once the gripper is `near` its target for at least `steps` steps, or after `patience` steps.
 
-    `target` gives the pose to go to, `fingers` is OPEN or CLOSED, `speed` bounds the norm of the translation's action and `turn`
-    that of the rotation's, `near` are the distances in m and rad that count as arrived, `gain` is the share of the way that one
-    action asks for. To be over, the translation's action must also have come down to `calm`, and `until` must hold of the state.
+    `target` gives the pose to go to, `fingers` is OPEN or CLOSED, `speed` bounds the norm of the translation that an action asks
+    for and `turn` that of its rotation, `near` are the distances in m and rad that count as arrived, `gain` is the share of the
+    way that one action asks for. To be over, the translation must also have come down to `calm`, and `until` must hold.
     """
 
     target: Target
@@ -156,14 +156,14 @@ def body_pose(state: State, name: str) -> Pose:
 
 
 def step_towards(pose: Pose, target: Pose, *, gain: float = 1.0, speed: float = 1.0, turn: float = 1.0) -> np.ndarray:
-    """The action (6,) that asks for the share `gain` of the way from `pose` to `target`, its norms bounded by `speed` and `turn`."""
+    """The action (6,) that asks for the share `gain` of the way from `pose` to `target`, bounded by `speed` and `turn`."""
     move = gain * (target.position - pose.position) / REACH
     spin = gain * rotation_vector(target.rotation @ pose.rotation.T) / TURN
     return np.concatenate([shortened(move, speed), shortened(spin, turn)])
 
 
 def funnelled(target: Pose, pose: Pose, *, slope: float = 4.0, mouth: float = 0.012) -> Pose:
-    """`target`, raised by `slope` times the horizontal distance in m by which `pose` misses it, beyond `mouth` m: aim, then descend.
+    """`target`, raised by `slope` times the horizontal distance by which `pose` misses it, beyond `mouth` m: aim, then descend.
 
     A phase that ends within `mouth` of such a target ends at the target itself.
     """
@@ -225,7 +225,7 @@ def about(axis: Sequence[float] | np.ndarray, angle: float) -> np.ndarray:
 
 
 def downward(yaw: float) -> np.ndarray:
-    """The rotation (3, 3) of a gripper that looks straight down and whose fingers close along the direction `yaw` rad from x."""
+    """The rotation (3, 3) of a gripper that looks straight down and whose fingers close `yaw` rad from the x axis."""
     x = np.array([np.cos(yaw), np.sin(yaw), 0.0])
     z = np.array([0.0, 0.0, -1.0])
     return np.stack([x, np.cross(z, x), z], axis=1)

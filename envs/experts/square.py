@@ -1,7 +1,7 @@
 """The expert of robosuite's NutAssemblySquare: the nut by its handle, over the square peg, turned to fit, and let go.
 
-Two styles: between the grasp and the peg the nut turns to the left, or to the right, until its hole fits the peg. The peg looks the
-same after a quarter turn, so no observation tells which.
+Two styles: between the grasp and the peg the nut turns to the left, or to the right, until its hole fits the peg. The peg looks
+the same after a quarter turn, so no observation tells which.
 """
 
 from typing import Final
@@ -96,7 +96,7 @@ def at_handle(state: State, along: float) -> Pose:
 
 
 def turned_on(state: State, start: Pose, style: int) -> float:
-    """The yaw in rad of the nut once the gripper, which began in `start`, has turned on to a fitting quarter in the sense of the style.
+    """The yaw in rad of the nut once the gripper, which began in `start`, has turned on to a quarter in the sense of the style.
 
     The arm does not reach a handle that points away from it behind the peg: a nut held like that turns on to the next quarter.
     """
