@@ -41,7 +41,7 @@ ASSETS = str(Path(robosuite.__file__).parent)
 
 @final
 class World:
-    """A world of robosuite, rebuilt for every episode, in which every observation is a function of the state of the simulator.
+    """A world of robosuite, in which every observation is a function of the state of the simulator.
 
     robosuite's own observations are sampled before the last step of the integrator, and some of them from those of the control
     step before; these are what robomimic's files hold: the state is set, and all sensors are read.
@@ -62,7 +62,7 @@ class World:
             use_camera_obs=False,
             use_object_obs=True,
             ignore_done=True,
-            hard_reset=True,  # robosuite draws sizes of objects when it builds a model
+            hard_reset=task.drawn is not None,  # sizes are drawn when a model is built
             renderer="mujoco",  # the only one that opens nothing by itself
             seed=0,
         )
@@ -80,8 +80,7 @@ class World:
             ValueError: `model` is no model of this task.
         """
         self._recorded = {} if model is None else self._sizes_in(model)
-        self.robosuite.rng = rng
-        self.robosuite.placement_initializer = None  # Lift would keep the first one, with its generator
+        self._draw_from(rng)
         self.robosuite.reset()
         # The same path for both, so that a recorded first state gives the same episode bit for bit.
         self.restore(self.state if states is None else states)
@@ -173,6 +172,17 @@ class World:
         """Frees the simulator."""
         if self.robosuite.sim is not None:
             self.robosuite.close()
+
+    def _draw_from(self, rng: np.random.Generator) -> None:
+        """Let whatever is random in robosuite come from `rng`; its samplers keep the generator that they were made with."""
+        self.robosuite.rng = rng
+        if self._task.drawn is not None:
+            self.robosuite.placement_initializer = None  # made anew with the model
+            return
+        samplers = [self.robosuite.placement_initializer]
+        for sampler in samplers:
+            sampler.rng = rng
+            samplers.extend(getattr(sampler, "samplers", {}).values())
 
     def _sizes_in(self, model: str) -> dict[str, dict[str, str]]:
         """Sizes and places of the geoms of `model` that robosuite draws, by name."""
