@@ -63,7 +63,7 @@ def fetch_frame(rng: np.random.Generator) -> tuple[Phase, ...]:
     return (
         Phase(back, OPEN, near=(0.02, 0.15)),
         Phase(grasp, OPEN, near=(0.005, 0.06), speed=0.7),
-        Phase(grasp, CLOSED, near=(0.03, 0.3), steps=int(rng.integers(8, 12))),
+        Phase(stay, CLOSED, near=(0.1, 1.0), steps=int(rng.integers(8, 12))),
         Phase(shifted(stay, raised), CLOSED, near=(0.04, 0.3), speed=0.8),
     )
 
@@ -113,7 +113,7 @@ def fetch_tool(rng: np.random.Generator) -> tuple[Phase, ...]:
         Phase(away, OPEN, near=(0.06, 0.5)),
         Phase(shifted(grasp, 0.09 * UP), OPEN, near=(0.02, 0.15)),
         Phase(grasp, OPEN, near=(0.006, 0.06), speed=0.8),
-        Phase(grasp, CLOSED, near=(0.03, 0.3), steps=int(rng.integers(8, 12))),
+        Phase(stay, CLOSED, near=(0.1, 1.0), steps=int(rng.integers(8, 12))),
         Phase(shifted(stay, np.array([0.0, 0.0, 0.33])), CLOSED, near=(0.03, 0.3)),
     )
 
@@ -122,9 +122,8 @@ WAY: Final = (  # of the eye over the hook: inwards and up in m from the foot of
     (-0.002, 0.060, 20.0),
     (0.000, 0.020, 25.0),
     (0.000, 0.006, 28.0),
-    (0.0015, 0.0015, 45.0),
-    (0.005, 0.000, 58.0),
-    (0.012, 0.000, 65.0),
+    (0.0015, 0.0015, 40.0),
+    (0.0030, 0.0010, 47.0),
 )
 
 
@@ -141,7 +140,8 @@ def hang_tool(rng: np.random.Generator) -> tuple[Phase, ...]:
         return target
 
     def back(state: State, start: Pose) -> Pose:
-        return Pose(start.position - 0.1 * start.rotation[:, 2], start.rotation)
+        _, across, look = start.rotation.T
+        return Pose(start.position - 0.07 * look, about(across, -0.5) @ start.rotation)
 
     high = (WAY[0][0], WAY[0][1] + 0.06, WAY[0][2])
     return (

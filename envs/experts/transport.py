@@ -80,7 +80,7 @@ def lift_lid(rng: np.random.Generator) -> tuple[Phase, ...]:
     return (
         Phase(shifted(handle, above), OPEN, near=(0.03, 0.2)),
         Phase(shifted(handle, grasp), OPEN, near=(0.008, 0.08), speed=0.6),
-        Phase(shifted(handle, grasp), CLOSED, near=(0.02, 0.2), steps=int(rng.integers(8, 12))),
+        Phase(stay, CLOSED, near=(0.1, 1.0), steps=int(rng.integers(8, 12))),
         Phase(lifted(raised), CLOSED, near=(0.03, 0.2), speed=0.6),
         Phase(shifted(beside, raised), CLOSED, near=(0.03, 0.2)),
         Phase(beside, CLOSED, near=(0.012, 0.2), speed=0.6, patience=40),
@@ -92,7 +92,7 @@ def lift_lid(rng: np.random.Generator) -> tuple[Phase, ...]:
 def fetch_hammer(rng: np.random.Generator) -> tuple[Phase, ...]:
     """Robot 0 takes the hammer by the part of its handle that is nearer to itself, and lifts it out of the bin."""
     above = draw_offset(rng, 0.015, 0.015, 0.02)
-    hold = Hold(-rng.uniform(0.04, 0.055), rng.uniform(-0.05, 0.05))
+    hold = Hold(-rng.uniform(0.02, 0.035), rng.uniform(-0.05, 0.05), rng.uniform(0.2, 0.3))
     clear = rng.uniform(1.05, 1.1)
 
     def over(state: State, start: Pose) -> Pose:
@@ -104,8 +104,9 @@ def fetch_hammer(rng: np.random.Generator) -> tuple[Phase, ...]:
 
     return (
         Phase(over, OPEN, near=(0.03, 0.2)),
-        Phase(hold, OPEN, near=(0.008, 0.1), speed=0.8),
-        Phase(hold, CLOSED, near=(0.03, 0.3), steps=int(rng.integers(8, 12))),
+        Phase(hold, OPEN, near=(0.02, 0.2), speed=0.8),
+        Phase(hold, OPEN, near=(0.006, 0.08), speed=0.5, steps=3, patience=40),
+        Phase(stay, CLOSED, near=(0.1, 1.0), steps=int(rng.integers(8, 12))),
         Phase(out, CLOSED, near=(0.03, 0.2), speed=0.8),
     )
 
@@ -148,7 +149,7 @@ def throw_trash(rng: np.random.Generator) -> tuple[Phase, ...]:
         Phase(stay, OPEN, steps=int(rng.integers(1, 10))),
         Phase(shifted(trash, above), OPEN, near=(0.03, 0.2)),
         Phase(shifted(trash, grasp), OPEN, near=(0.008, 0.08), speed=0.8),
-        Phase(shifted(trash, grasp), CLOSED, near=(0.02, 0.2), steps=int(rng.integers(8, 12))),
+        Phase(stay, CLOSED, near=(0.1, 1.0), steps=int(rng.integers(8, 12))),
         Phase(out, CLOSED, near=(0.03, 0.2)),
         Phase(over_bin, CLOSED, near=(0.03, 0.3)),
         Phase(stay, OPEN, near=(0.1, 1.0), steps=int(rng.integers(6, 10))),
@@ -158,7 +159,7 @@ def throw_trash(rng: np.random.Generator) -> tuple[Phase, ...]:
 def take_hammer(rng: np.random.Generator, meeting: np.ndarray) -> tuple[Phase, ...]:
     """Robot 1 waits until the hammer is held out, takes it by the free end of its handle and waits until it is let go."""
     ready = meeting + np.array([0.0, 0.22, 0.1]) + draw_offset(rng, 0.03, 0.03, 0.03)
-    hold = Hold(rng.uniform(0.06, 0.075), rng.uniform(-0.04, 0.04))
+    hold = Hold(rng.uniform(0.07, 0.082), rng.uniform(-0.04, 0.04), 0.0)
     above = draw_offset(rng, 0.01, 0.01, 0.02) + 0.08 * UP
 
     def wait(state: State, start: Pose) -> Pose:
@@ -176,15 +177,17 @@ def deliver_hammer(rng: np.random.Generator) -> tuple[Phase, ...]:
     """Robot 1 carries the hammer over the target bin, lowers it and lets go."""
     middle = draw_offset(rng, 0.02, 0.008, 0.01)
     raised = rng.uniform(0.02, 0.05) * UP
-    depth = rng.uniform(0.03, 0.07)
+    depth = rng.uniform(0.015, 0.05)
 
     def over_bin(state: State, start: Pose) -> Pose:
         ahead = gripper_pose(state, "robot1").position - middle_of_hammer(state)
         goal = state["target_bin_pos"][:2] + ahead[:2] + middle[:2]
-        return Pose(np.append(goal, RIM + 0.11 + middle[2]), downward(nearest_turn(0.0, yaw_of(start.rotation), np.pi)))
+        height = max(gripper_pose(state, "robot1").position[2] - lowest_of_hammer(state), 0.03)
+        return Pose(np.append(goal, RIM + 0.04 + height + middle[2]), downward(nearest_turn(0.0, yaw_of(start.rotation), np.pi)))
 
     def into_bin(state: State, start: Pose) -> Pose:
-        return Pose(np.append(over_bin(state, start).position[:2], FLOOR + depth), start.rotation)
+        goal = over_bin(state, start).position
+        return Pose(goal - (RIM + 0.04 - FLOOR - depth) * UP, start.rotation)
 
     return (
         Phase(lifted(raised), CLOSED, near=(0.02, 0.3), speed=0.6),
@@ -197,18 +200,22 @@ def deliver_hammer(rng: np.random.Generator) -> tuple[Phase, ...]:
 
 
 class Hold:
-    """A gripper from above around the handle of the hammer, `along` m from its middle towards +y, `askew` rad off the square."""
+    """A gripper from above around the handle of the hammer, `along` m from its middle towards +y, `askew` rad off the square.
 
-    def __init__(self, along: float, askew: float) -> None:
+    The palm leans by `lean` rad towards +y: robot 0, so close before its base, would come to the limits of its joints without it.
+    """
+
+    def __init__(self, along: float, askew: float, lean: float) -> None:
         """Keep the place on the handle."""
-        self.along, self.askew = along, askew
+        self.along, self.askew, self.lean = along, askew, lean
 
     def __call__(self, state: State, start: Pose) -> Pose:
         """The pose of the gripper for `state`, by the turn of the hand that is nearest to `start`."""
         hammer = body_pose(state, "payload")
         place = hammer.at((0.0, 0.0, self.along * sense_of_handle(hammer)))
         yaw = yaw_of_handle(hammer) - np.pi / 2.0 + self.askew
-        return Pose(place + 0.002 * UP, downward(nearest_turn(yaw, yaw_of(start.rotation), np.pi)))
+        upright = downward(nearest_turn(yaw, yaw_of(start.rotation), np.pi))
+        return Pose(place + 0.002 * UP, about((np.cos(yaw), np.sin(yaw), 0.0), -self.lean) @ upright)
 
 
 def stay(state: State, start: Pose) -> Pose:
@@ -240,6 +247,12 @@ def yaw_of_handle(hammer: Pose) -> float:
 def middle_of_hammer(state: State) -> np.ndarray:
     """The point (3,) half way between the end of the handle and the top of the head."""
     return body_pose(state, "payload").at((0.0, 0.0, 0.017))
+
+
+def lowest_of_hammer(state: State) -> float:
+    """The height in m of the lower end of the hammer."""
+    hammer = body_pose(state, "payload")
+    return min(float(hammer.at((0.0, 0.0, end))[2]) for end in (-0.1, 0.13))
 
 
 def holds_hammer(state: State, arm: str) -> bool:
