@@ -35,7 +35,7 @@ class Expert:
 
     def __init__(self, rng: np.random.Generator, style: int) -> None:
         """Draw the way of this episode from `rng`."""
-        self.motion = Motion(rng, (*fetch_frame(rng), *mount_frame(rng, HEADINGS[style]), *fetch_tool(rng), *hang_tool(rng)))
+        self.motion = Motion(rng, (*fetch_frame(rng), *mount_frame(rng, HEADINGS[style]), *fetch_tool(rng), *hang_tool(rng, style)))
 
     def act(self, state: State) -> np.ndarray:
         """The action (7,) for the observation dictionary `state` of robosuite."""
@@ -125,9 +125,13 @@ WAY: Final = (  # of the eye over the hook: inwards and up in m from the foot of
     (0.0015, 0.0015, 40.0),
     (0.0030, 0.0010, 47.0),
 )
+ENDS: Final = (  # of that way, by style: with the hook ahead, the arm would have to stretch out for a greater lean
+    ((0.005, 0.0, 58.0), (0.012, 0.0, 65.0)),
+    ((0.009, 0.0, 50.0),),
+)
 
 
-def hang_tool(rng: np.random.Generator) -> tuple[Phase, ...]:
+def hang_tool(rng: np.random.Generator, style: int) -> tuple[Phase, ...]:
     """Bring the eye over the hook, lower it, lean the tool over until the bar goes through the eye, and let go."""
 
     def at(inwards: float, up: float, lean: float) -> Target:
@@ -149,7 +153,7 @@ def hang_tool(rng: np.random.Generator) -> tuple[Phase, ...]:
         Phase(at(*WAY[0]), CLOSED, near=(0.01, 0.1)),
         Phase(at(*WAY[1]), CLOSED, near=(0.003, 0.06), speed=0.5),
         Phase(at(*WAY[2]), CLOSED, near=(0.003, 0.06), speed=0.5),
-        *(Phase(at(*way), CLOSED, near=(0.003, 0.06), speed=0.5, patience=50) for way in WAY[3:]),
+        *(Phase(at(*way), CLOSED, near=(0.003, 0.06), speed=0.5, patience=50) for way in (*WAY[3:], *ENDS[style])),
         Phase(stay, OPEN, near=(0.1, 1.0), steps=int(rng.integers(6, 10))),
         Phase(back, OPEN, near=(0.02, 0.2)),
         Phase(stay, OPEN, patience=600),
