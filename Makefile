@@ -42,9 +42,9 @@ bench: $(INSTALLED)
 	$(RUN) -m drifting_policy.report tables --document docs/evaluation.md
 
 evidence: $(INSTALLED)
-	$(RUN) benchmarks/push_t.py human_mlp
-	$(RUN) benchmarks/push_t.py human_mlp_options
-	$(RUN) benchmarks/push_t.py human_unet
+	$(RUN) benchmarks/baselines.py push_t/human_mlp
+	$(RUN) benchmarks/baselines.py push_t/human_mlp_options
+	$(RUN) benchmarks/baselines.py push_t/human_unet
 	$(RUN) -m drifting_policy.report tables
 	$(RUN) -m drifting_policy.report tables --document docs/training.md
 

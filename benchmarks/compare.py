@@ -23,9 +23,10 @@ from timing import RESULTS, record
 from drifting_policy.checkpoint import load_policy
 from drifting_policy.demonstrations import bundled
 from drifting_policy.eval import load_task
-from drifting_policy.evaluation import LABELS, make_env
+from drifting_policy.evaluation import make_env
 from drifting_policy.rollout.episode import Episode
 from drifting_policy.rollout.evaluate import evaluate
+from drifting_policy.rollout.metrics import labels
 from drifting_policy.rollout.seeds import episode_seeds
 from drifting_policy.rollout.statistics import compare_episodes, wilson
 from drifting_policy.types import Policy, PolicySpec
@@ -75,7 +76,7 @@ def share(
     """For each metric how many of the pairs were declared `better`."""
     found = [compare_episodes(a, b) for a, b in pairs]
     rows = []
-    for metric in LABELS:
+    for metric in labels():
         declared = sum(comparison[metric].better in better for comparison in found)
         interval = wilson(declared, len(pairs))
         effect = float(np.mean([comparison[metric].difference.value for comparison in found]))

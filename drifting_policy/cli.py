@@ -22,6 +22,7 @@ from drifting_policy import config as schema
 from drifting_policy.types import ConfigError, UserError
 
 CONFIG_MODULE = "drifting_policy.configs"
+OWN_CONFIGS = "DRIFTING_POLICY_CONFIGS"  # a folder of the user's own YAML, such as task/my_task.yaml
 GROUPS = ("task", "encoder", "generator", "objective", "trainer")
 FLAGS = ("--help", "-h", "--multirun", "-m", "--cfg", "-c", "--info", "-i", "--resolve", "--package", "-p", "--hydra-help")
 SWEEP = {"--multirun", "-m"}
@@ -43,6 +44,7 @@ def main(config_name: str, run: Callable[[Any], int | None]) -> None:
                 _guarded(run)
             )
             code = 0
+            sys.argv += own_configs()
             if SWEEP & set(arguments):
                 runner()
             else:  # Hydra shows something; it would take a reader that went away for its own failure
@@ -73,9 +75,25 @@ def compose(config_name: str, overrides: Sequence[str]) -> Any:
     GlobalHydra.instance().clear()
     try:
         with hydra.initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-            return _plain(hydra.compose(config_name, overrides=list(overrides)))
+            return _plain(hydra.compose(config_name, overrides=[*overrides, *own_configs()]))
     except (HydraException, OmegaConfBaseException, AssertionError) as error:
         raise ConfigError(_sentence(error, config_name, overrides)) from error
+
+
+def own_configs() -> list[str]:
+    """The override that lets Hydra find YAML in the folder DRIFTING_POLICY_CONFIGS too; without one, nothing.
+
+    Raises:
+        ConfigError: where it is no folder.
+    """
+    folder = os.environ.get(OWN_CONFIGS)
+    if not folder:
+        return []
+    if not os.path.isdir(folder):
+        raise ConfigError(
+            f"{OWN_CONFIGS} must be a folder of YAML files such as task/my_task.yaml; there is no folder {folder}."
+        )
+    return [f"hydra.searchpath=['file://{os.path.abspath(folder)}']"]
 
 
 def _plain(composed: Any) -> Any:
@@ -176,7 +194,7 @@ def _known_keys(config_name: str, overrides: Sequence[str]) -> list[str]:
     """All settings, those of the chosen groups among them."""
     chosen = [override for override in overrides if override.partition("=")[0] in GROUPS]
     with hydra.initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-        composed = hydra.compose(config_name, overrides=chosen)
+        composed = hydra.compose(config_name, overrides=[*chosen, *own_configs()])
     keys = []
     for key, value in composed.items():
         name = str(key)

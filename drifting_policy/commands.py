@@ -1,11 +1,14 @@
-"""The schema of the commands that act on trained policies and demonstrations, as plain dataclasses."""
+"""The schema of the commands that act on trained policies and demonstrations, as plain dataclasses.
+
+Where there is a task there is an `encoder`, for a task may name the one of its trainings; these commands do not read it.
+"""
 
 from dataclasses import dataclass, field
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
 
-from drifting_policy.config import SamplerConfig, TaskConfig
+from drifting_policy.config import NamedConfig, SamplerConfig, TaskConfig
 from drifting_policy.types import ConfigError
 
 METRICS = ("max_score", "final_score", "success")
@@ -17,6 +20,7 @@ class EvalConfig:
 
     ckpt: str = ""
     task: TaskConfig | None = None
+    encoder: NamedConfig | None = None
     sampler: SamplerConfig = field(default_factory=SamplerConfig)
     episodes: int = 50
     split: str = "test"
@@ -44,6 +48,7 @@ class CompareConfig:
     a: str = ""
     b: str = ""
     task: TaskConfig | None = None
+    encoder: NamedConfig | None = None
     episodes: int = 100
     split: str = "validation"
     noise_seed_a: int = 0
@@ -63,6 +68,7 @@ class ProtocolConfig:
 
     runs: list[str] = field(default_factory=list)
     task: TaskConfig | None = None
+    encoder: NamedConfig | None = None
     checkpoints: int = 10
     episodes: int = 50
     split: str = "test"
@@ -90,7 +96,8 @@ class ReplayConfig:
     """Everything that `python -m drifting_policy.replay` accepts."""
 
     task: TaskConfig = field(default_factory=TaskConfig)
-    data: str = "bundled"
+    encoder: NamedConfig | None = None
+    data: str | None = None
     episodes: int = 0
     out: str | None = None
 

@@ -8,9 +8,10 @@ from drifting_policy import cli
 from drifting_policy.atomic import write_json
 from drifting_policy.commands import CompareConfig
 from drifting_policy.eval import Candidate, load_candidate
-from drifting_policy.evaluation import LABELS, check_contract, env_factory, writing_to
+from drifting_policy.evaluation import check_contract, env_factory, writing_to
 from drifting_policy.rollout.episode import Episode
 from drifting_policy.rollout.evaluate import evaluate
+from drifting_policy.rollout.metrics import labels, stages_of
 from drifting_policy.rollout.seeds import episode_seeds
 from drifting_policy.rollout.statistics import Comparison, compare_episodes
 from drifting_policy.rollout.workers import choose_workers
@@ -40,7 +41,7 @@ def run(config: CompareConfig) -> None:
         out.mkdir(parents=True, exist_ok=True)
     noise_seeds = {"a": config.noise_seed_a, "b": config.noise_seed_b}
     episodes = {name: _play(candidate, config, noise_seeds[name]) for name, candidate in candidates.items()}
-    comparisons = compare_episodes(episodes["a"], episodes["b"])
+    comparisons = compare_episodes(episodes["a"], episodes["b"], stages=candidates["a"].task.stages)
     with writing_to(out):
         write_json(out / "compare.json", _table(config, candidates, noise_seeds, episodes, comparisons))
     print(report(config, comparisons))
@@ -50,7 +51,7 @@ def run(config: CompareConfig) -> None:
 def report(config: CompareConfig, comparisons: dict[str, Comparison]) -> str:
     """The differences and one plain sentence for each metric."""
     lines = [f"\na = {config.a}, b = {config.b}: {config.episodes} {config.split} episodes, a - b"]
-    for name, label in LABELS.items():
+    for name, label in labels(stages_of(comparisons)).items():
         found = comparisons[name]
         low, high = f"{found.difference.low:+.3f}", f"{found.difference.high:+.3f}"
         confidence = f"{100 * found.difference.confidence:.0f} %"
@@ -72,7 +73,7 @@ def _check_one_world(a: Candidate, b: Candidate) -> None:
     """Refuse pairs whose episodes of equal seed would not be equal; what a policy sees, and how far it plans, may differ."""
     for candidate in (a, b):
         check_contract(candidate.policy, candidate.task)
-    for name in ("env_id", "env_options", "max_steps", "control_hz"):
+    for name in ("env_id", "env_options", "max_steps", "control_hz", "stages"):
         first, second = getattr(a.task, name), getattr(b.task, name)
         if first != second:
             raise ConfigError(

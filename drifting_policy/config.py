@@ -13,10 +13,12 @@ from drifting_policy.types import ArraySpec, ConfigError, PolicySpec
 class ArrayConfig:
     """One observation key or the action: its shape, and where a data set keeps it.
 
-    `source` names the array under data/; with `start`, its flat elements from there on are taken.
+    `source` names the array under data/; with `start`, its flat elements from there on are taken. A key of `dtype` uint8 is an
+    image "h w c", or any other array of bytes "...", whose values 0..255 mean -1..1 to networks whatever `normalize` says.
     """
 
     shape: list[int] = field(default_factory=list)
+    dtype: str = "float32"
     source: str = ""
     start: int | None = None
     normalize: str = "range"
@@ -36,13 +38,15 @@ class KeypointsConfig:
 class RestoreConfig:
     """A reset option of the environment that restores a recorded step: a row of the array `source` of the data set.
 
-    The environment shows an observation of the option's name; its first `compare` elements (default: all) are held against the
-    recording when demonstrations are replayed.
+    Unless `compare` is 0, the environment shows an observation of the option's name; its first `compare` elements (default:
+    all) are held against the recording when demonstrations are replayed. With `model`, the data set also keeps the XML of each
+    episode's model, which the reset option "model" takes.
     """
 
     source: str = ""
     compare: int | None = None
     unit: str = ""
+    model: bool = False
 
 
 @dataclass
@@ -61,7 +65,9 @@ class PictureConfig:
 class DataConfig:
     """One data set of a task: a path (relative to DRIFTING_POLICY_DATA, or bundled://), and where it can be had.
 
-    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed.
+    `replay_score` is the mean max score that its demonstrations must reach when their actions are replayed. `hint` is a
+    sentence that tells where data come from that cannot be downloaded. `filter_key` names a list of demonstrations in a file
+    of robomimic (below mask/); the others are left out.
     """
 
     path: str = ""
@@ -69,11 +75,16 @@ class DataConfig:
     member: str | None = None
     sha256: dict[str, str] = field(default_factory=dict)
     replay_score: float | None = None
+    hint: str = ""
+    filter_key: str | None = None
 
 
 @dataclass
 class TaskConfig:
-    """A task: its environment, the interface of its policies, and its data sets."""
+    """A task: its environment, the interface of its policies, and its data sets.
+
+    `stages` is the number of equal stages of the score: p1 .. pn are the shares of episodes that reached each.
+    """
 
     name: str = ""
     env_id: str = ""
@@ -83,6 +94,7 @@ class TaskConfig:
     obs_horizon: int = 2
     pred_horizon: int = 16
     exec_horizon: int = 8
+    stages: int = 0
     observations: dict[str, ArrayConfig] = field(default_factory=dict)
     action: ArrayConfig = field(default_factory=ArrayConfig)
     keypoints: dict[str, KeypointsConfig] = field(default_factory=dict)
@@ -95,7 +107,7 @@ class TaskConfig:
         """The contract of the task's policies."""
 
         def spec(array: ArrayConfig) -> ArraySpec:
-            return ArraySpec(tuple(array.shape), unit=array.unit)
+            return ArraySpec(tuple(array.shape), array.dtype, array.unit)
 
         return PolicySpec(
             observations={key: spec(array) for key, array in self.observations.items()},
@@ -264,7 +276,7 @@ class TrainConfig:
     generator: NamedConfig = field(default_factory=NamedConfig)
     objective: NamedConfig = field(default_factory=NamedConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
-    data: str = "bundled"
+    data: str | None = None
     seed: int = 0
     device: str = "auto"
     threads: int = 0
@@ -277,10 +289,26 @@ class TrainConfig:
             raise ConfigError(f"seed must be at least 0; got {self.seed}.")
 
     @property
+    def data_set(self) -> str:
+        """The data set of the task, or the path, to train on."""
+        return choose_data(self.task, self.data)
+
+    @property
     def directory(self) -> str:
         """Where the run is written: `run_dir`, or a name made of the choices."""
-        data = self.data if self.data in self.task.data else "data"
+        data = self.data_set if self.data_set in self.task.data else "data"
         return self.run_dir or f"runs/{self.task.name}/{data}_{self.objective.name}_{self.generator.name}_seed{self.seed}"
+
+
+def choose_data(task: TaskConfig, data: str | None) -> str:
+    """`data`, or without it the first data set that the task names.
+
+    Raises:
+        ConfigError: where there is neither.
+    """
+    if chosen := data or next(iter(task.data), None):
+        return chosen
+    raise ConfigError(f"Task {task.name} names no data set; say which to use: data=PATH.")
 
 
 def options(choice: NamedConfig) -> dict[str, Any]:

@@ -1,17 +1,19 @@
 """Demonstrations of a task: found on disk or downloaded, checked, and brought into the shape that the task declares."""
 
 import os
-from collections.abc import Collection, Mapping
+import sys
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
 
-from drifting_policy.config import ArrayConfig, DataConfig, TaskConfig
+from drifting_policy.config import ArrayConfig, DataConfig, RestoreConfig, TaskConfig
 from drifting_policy.data.derive import planar_keypoints, select_key
-from drifting_policy.data.download import fetch, verify_arrays
-from drifting_policy.data.replay_buffer import ReplayBuffer, open_replay
+from drifting_policy.data.download import array_sha256, fetch, verify_arrays
+from drifting_policy.data.replay_buffer import ReplayBuffer
+from drifting_policy.data.sources import open_models, open_source
 from drifting_policy.types import DatasetError, Stats
 
 BUNDLED = "bundled://"
@@ -19,12 +21,16 @@ BUNDLED = "bundled://"
 
 @dataclass(frozen=True)
 class Demonstrations:
-    """Step-major arrays: every observation key of the task, the action, and where asked for, what restores each step."""
+    """Step-major arrays: every observation key of the task, the action, and where asked for, what restores each step.
+
+    `models` holds the XML of the model of each episode, where the task restores it.
+    """
 
     observations: Mapping[str, np.ndarray]
     action: np.ndarray
     episode_ends: np.ndarray
     states: Mapping[str, np.ndarray] = field(default_factory=dict)
+    models: Sequence[str] = ()
 
     @property
     def stats(self) -> dict[str, Stats]:
@@ -33,7 +39,7 @@ class Demonstrations:
 
 
 def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) -> Demonstrations:
-    """The demonstrations `data` for `task`: a data set that the task names, or the path of a zarr store.
+    """The demonstrations `data` for `task`: a data set that the task names, or a path of any known format.
 
     With `states` they hold, for each reset option that the task declares under `restore`, the recorded value of every step.
 
@@ -41,7 +47,7 @@ def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) ->
         DatasetError: names the place and the key at fault, and what to do.
     """
     restore = task.restore if states else {}
-    buffer = _open(task, data, extra={config.source for config in restore.values()})
+    buffer, models = _open(task, data, restore=restore)
     arrays = dict(buffer.arrays)
     for key, body in task.keypoints.items():
         if key not in arrays:
@@ -56,6 +62,7 @@ def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) ->
         action=array("action", task.action),
         episode_ends=buffer.episode_ends,
         states={option: arrays[config.source] for option, config in restore.items()},
+        models=models,
     )
 
 
@@ -74,19 +81,25 @@ def bundled(name: str) -> Path:
     return Path(str(files("drifting_policy.bundled"))) / name
 
 
-def _open(task: TaskConfig, data: str, *, extra: Collection[str]) -> ReplayBuffer:
-    """The arrays that the task needs, and `extra` ones; keypoints only where they cannot be computed."""
+def _open(task: TaskConfig, data: str, *, restore: Mapping[str, RestoreConfig]) -> tuple[ReplayBuffer, Sequence[str]]:
+    """The arrays that the task and `restore` need, keypoints only where they cannot be computed; and the models."""
     config = task.data.get(data)
     if config is None and not Path(data).exists():
         raise DatasetError(
             f"'{data}' is neither a data set of task {task.name} ({', '.join(sorted(task.data))}) nor a path that exists."
         )
+    is_new = config is not None and not is_stored(task, data)
     path = Path(data) if config is None else _locate(config)
     sources = {array.source for array in (*task.observations.values(), task.action)} - set(task.keypoints)
-    needed = sources | {body.source for body in task.keypoints.values()} | set(extra)
-    buffer = open_replay(path, sorted(needed))
-    verify_arrays(buffer, {} if config is None else config.sha256)
-    return buffer
+    needed = sources | {body.source for body in task.keypoints.values()} | {each.source for each in restore.values()}
+    chosen = config or DataConfig()
+    buffer = open_source(path, sorted(needed), filter_key=chosen.filter_key)
+    if is_new and not chosen.sha256:
+        known = {key: array_sha256(values) for key, values in {**buffer.arrays, "episode_ends": buffer.episode_ends}.items()}
+        print(f"{path} was fetched, and task {task.name} knows no checksums of it yet; they are {known}.", file=sys.stderr)
+    verify_arrays(buffer, chosen.sha256)
+    has_models = any(each.model for each in restore.values())
+    return buffer, open_models(path, filter_key=chosen.filter_key) if has_models else ()
 
 
 def _locate(config: DataConfig) -> Path:
@@ -99,9 +112,9 @@ def _locate(config: DataConfig) -> Path:
         if path.exists():
             return path
         if config.url is None:
-            raise DatasetError(f"DRIFTING_POLICY_DATA is {root}, which holds no {config.path}.")
+            raise DatasetError(f"DRIFTING_POLICY_DATA is {root}, which holds no {config.path}. {config.hint}".rstrip())
     if config.url is None:
-        raise DatasetError(f"Set DRIFTING_POLICY_DATA to a folder that holds {config.path}.")
+        raise DatasetError(f"Set DRIFTING_POLICY_DATA to a folder that holds {config.path}. {config.hint}".rstrip())
     cached = _cached(config)
     return cached if cached.exists() else fetch(config.url, cached, member=config.member, relative=config.path)
 

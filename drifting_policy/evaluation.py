@@ -18,16 +18,21 @@ from drifting_policy.exhibits import write_exhibits
 from drifting_policy.policy import DriftingPolicy
 from drifting_policy.rollout.environment import open_environment
 from drifting_policy.rollout.evaluate import EvalResult, evaluate
+from drifting_policy.rollout.metrics import labels, stages_of
 from drifting_policy.rollout.seeds import episode_seeds
 from drifting_policy.rollout.statistics import latency_histogram, latency_summary, summarize
 from drifting_policy.rollout.video import tile_episodes, write_video
 from drifting_policy.types import CheckpointError, ConfigError
 
-LABELS = {"max_score": "max score", "final_score": "final score", "success": "success"}
-
 
 def env_factory(task: TaskConfig) -> Callable[[], gymnasium.Env[Any, Any]]:
-    """Makes fresh environments of the task, in a worker process too."""
+    """Makes fresh environments of the task, in a worker process too.
+
+    Raises:
+        ConfigError: the task names none.
+    """
+    if not task.env_id:
+        raise ConfigError(f"Task {task.name} names no environment (env_id), so no policy can be evaluated on it.")
     return functools.partial(open_environment, task.env_id, task.env_options, task=task.name)
 
 
@@ -188,11 +193,12 @@ def check_contract(policy: DriftingPolicy, task: TaskConfig) -> None:
 
 def score_table(result: EvalResult, *, task: TaskConfig, split: str) -> dict[str, Any]:
     """Aggregates with intervals, and every episode."""
+    metrics = summarize(result.episodes, stages=task.stages)
     return {
         "task": task.name,
         "split": split,
         "n_episodes": len(result.episodes),
-        "metrics": {name: dataclasses.asdict(interval) for name, interval in summarize(result.episodes).items()},
+        "metrics": {name: dataclasses.asdict(interval) for name, interval in metrics.items()},
         "episodes": [dataclasses.asdict(episode) for episode in result.episodes],
     }
 
@@ -215,7 +221,7 @@ def print_scores(scores: dict[str, Any], out: Path) -> None:
     latency = json.loads((out / "latency.json").read_text())
     nfe = f"{scores['nfe']} network evaluation{'s' if scores['nfe'] > 1 else ''} each"
     print(f"\n{scores['task']}, {scores['n_episodes']} {scores['split']} episodes")
-    for name, label in LABELS.items():
+    for name, label in labels(stages_of(scores["metrics"])).items():
         metric = scores["metrics"][name]
         interval = f"[{metric['low']:.3f}, {metric['high']:.3f}]"
         print(f"  {label:<12} {metric['value']:.3f}   {100 * metric['confidence']:.0f} % {interval}   {metric['method']}")
@@ -227,8 +233,9 @@ def print_curve(rows: Sequence[dict[str, Any]], out: Path) -> None:
     """The table of scores over latency for people."""
     first = rows[0]
     print(f"\n{first['task']}, {first['n_episodes']} {first['split']} episodes for each latency")
-    print("  latency   " + "".join(f"{label:<24}" for label in LABELS.values()))
+    shown = labels(stages_of(first))
+    print("  latency   " + "".join(f"{label:<24}" for label in shown.values()))
     for row in rows:
-        cells = [f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]" for name in LABELS]
+        cells = [f"{row[name]:.3f} [{row[f'{name}_low']:.3f}, {row[f'{name}_high']:.3f}]" for name in shown]
         print(f"  {row['latency_steps']:>3} steps " + "".join(f"{cell:<24}" for cell in cells).rstrip())
     print(f"  files     {out}")

@@ -13,7 +13,8 @@ from drifting_policy.checkpoint import list_checkpoints, read_config
 from drifting_policy.commands import ProtocolConfig
 from drifting_policy.config import TaskConfig
 from drifting_policy.eval import load_task
-from drifting_policy.evaluation import LABELS, writing_to
+from drifting_policy.evaluation import writing_to
+from drifting_policy.rollout.metrics import labels, stages_of
 from drifting_policy.rollout.statistics import cluster_bootstrap_mean
 from drifting_policy.rollout.workers import choose_workers
 from drifting_policy.rows import result_row
@@ -62,7 +63,7 @@ def published(trials: Sequence[Trial]) -> list[dict[str, Any]]:
     The best checkpoint of each run is chosen on the very episodes it is judged by, as in the paper, so that row is too high.
     """
     rows, count = [], len(trials[0].steps)
-    for metric in LABELS:
+    for metric in labels(trials[0].stages):
         best = [part_of(trial, [trial.steps[int(trial.tables[metric].mean(axis=1).argmax())]]) for trial in trials]
         rows.append(row(f"mean of last {count}", metric, trials))
         rows.append(row(f"best of last {count}, chosen on these episodes", metric, best))
@@ -77,8 +78,8 @@ def selected(
     for trial in trials:
         judged = play_trial(trial.run, task, steps=trial.steps, split=SELECTION_SPLIT, episodes=episodes, **settings)
         chosen.append(part_of(trial, best_steps(judged, metric, keep)))
-    name = f"best {keep} of last {len(trials[0].steps)}, chosen on {episodes} {SELECTION_SPLIT} episodes by {LABELS[metric]}"
-    return [row(name, each, chosen) for each in LABELS]
+    name = f"best {keep} of last {len(trials[0].steps)}, chosen on {episodes} {SELECTION_SPLIT} episodes by {labels()[metric]}"
+    return [row(name, each, chosen) for each in labels(trials[0].stages)]
 
 
 def best_steps(trial: Trial, metric: str, keep: int) -> list[int]:
@@ -105,7 +106,7 @@ def row(name: str, metric: str, trials: Sequence[Trial]) -> dict[str, Any]:
 
 def table(rows: Sequence[dict[str, Any]]) -> str:
     """The rows for people."""
-    first = rows[0]
+    first, shown = rows[0], labels(stages_of({row["metric"] for row in rows}))
     lines = [
         f"\n{first['task']}, {first['objective']}, head {first['head']}, {first['nfe']} network evaluations per plan: "
         f"{first['n_training_seeds']} runs, {first['n_episodes']} {first['split']} episodes"
@@ -115,7 +116,7 @@ def table(rows: Sequence[dict[str, Any]]) -> str:
         for found in (row for row in rows if row["protocol"] == name):
             interval = f"95 % [{found['low']:.3f}, {found['high']:.3f}]"
             seeds = " ".join(f"{value:.3f}" for value in found["per_training_seed"])
-            lines.append(f"    {LABELS[found['metric']]:<12} {found['value']:.3f}   {interval}   runs {seeds}")
+            lines.append(f"    {shown[found['metric']]:<12} {found['value']:.3f}   {interval}   runs {seeds}")
     return "\n".join(lines)
 
 

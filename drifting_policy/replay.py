@@ -15,7 +15,7 @@ from tqdm import tqdm
 from drifting_policy import cli
 from drifting_policy.atomic import write_json
 from drifting_policy.commands import ReplayConfig
-from drifting_policy.config import TaskConfig
+from drifting_policy.config import TaskConfig, choose_data
 from drifting_policy.demonstrations import Demonstrations, load_demonstrations
 from drifting_policy.evaluation import make_env, writing_to
 from drifting_policy.rollout.episode import check_actions
@@ -30,14 +30,16 @@ def run(config: ReplayConfig) -> int:
     task = config.task
     if not task.restore:
         raise ConfigError(f"Task {task.name} does not say what restores its environment; name a reset option under restore.")
-    name = config.data if config.data in task.data else "data"
+    data = choose_data(task, config.data)
+    name = data if data in task.data else "data"
     out = Path(config.out or f"runs/replay/{task.name}_{name}")
-    demonstrations = load_demonstrations(task, config.data, states=True)
+    demonstrations = load_demonstrations(task, data, states=True)
     with writing_to(out):
         out.mkdir(parents=True, exist_ok=True)
     replays = replay_demonstrations(task, demonstrations, episodes=config.episodes)
     required = task.data[name].replay_score if name in task.data else None
-    table = {"task": task.name, "data": config.data, "required_max_score": required, **summary(replays), "versions": versions()}
+    table: dict[str, Any] = {"task": task.name, "data": data, "required_max_score": required}
+    table |= summary(replays, stages=task.stages) | {"versions": versions()}
     with writing_to(out):
         write_json(out / "replay.json", table)
     print(report(table, task))
@@ -67,20 +69,24 @@ def replay_demonstrations(task: TaskConfig, demonstrations: Demonstrations, *, e
             recorded = {
                 option: states[option][steps].reshape(steps.stop - start, -1)[:, : restore.compare]
                 for option, restore in task.restore.items()
+                if restore.compare != 0
             }
-            options = {option: values[start] for option, values in states.items()}
+            options: dict[str, Any] = {option: values[start] for option, values in states.items()}
+            if demonstrations.models:
+                options["model"] = demonstrations.models[number]
             replays.append(replay(env, demonstrations.action[steps], number=number, options=options, recorded=recorded))
     finally:
         env.close()
     return replays
 
 
-def summary(replays: Sequence[Replay]) -> dict[str, Any]:
+def summary(replays: Sequence[Replay], *, stages: int = 0) -> dict[str, Any]:
     """Aggregates over the demonstrations, and every one of them."""
+    metrics = summarize((each.episode for each in replays), stages=stages)
     told = sorted(set.intersection(*(set(each.largest) for each in replays)))
     return {
         "n_episodes": len(replays),
-        "metrics": {name: asdict(interval) for name, interval in summarize(each.episode for each in replays).items()},
+        "metrics": {name: asdict(interval) for name, interval in metrics.items()},
         "max_score": spread([each.episode.max_score for each in replays]),
         "largest": {name: spread([each.largest[name] for each in replays]) for name in told},
         "deviation": {name: spread([each.deviation[name] for each in replays]) for name in replays[0].deviation},
@@ -104,6 +110,9 @@ def report(table: dict[str, Any], task: TaskConfig) -> str:
         f"  max score    mean {score['mean']:.3f}, least {score['min']:.3f}   {told}",
         f"  success      {100 * success:.1f} %",
     ]
+    if task.stages:
+        shares = (f"p{k} {100 * table['metrics'][f'p{k}']['value']:.1f} %" for k in range(1, task.stages + 1))
+        lines.append(f"  stages       {', '.join(shares)}")
     for name, value in table["largest"].items():
         lines.append(f"  {f'max {name}':<12} mean {value['mean']:.3f}, least {value['min']:.3f}")
     for name, value in table["deviation"].items():

@@ -16,6 +16,7 @@ from typing import Any
 
 from drifting_policy.atomic import write_text
 from drifting_policy.types import ConfigError, UserError
+from drifting_policy.versions import ABSENT, SIMULATORS
 
 TABLE = re.compile(r"(<!-- table (\S+)((?: \w+)*) -->\n)(.*?)(<!-- end -->)", re.DOTALL)
 Rows = Sequence[Mapping[str, Any]]
@@ -116,7 +117,8 @@ def _note(rows: Rows) -> str:
     """What every number of the table was measured with."""
     row, counts = rows[0], sorted({row["nfe"] for row in rows})
     evaluations = f"{' or '.join(map(str, counts))} network evaluation{'s' if counts != [1] else ''} per plan"
-    versions = ", ".join(f"{name} {row['versions'][name]}" for name in ("torch", "gym-pusht", "pymunk"))
+    known = {name: row["versions"].get(name, ABSENT) for name in ("torch", *SIMULATORS)}
+    versions = ", ".join(f"{name} {version}" for name, version in known.items() if version != ABSENT)
     seeds = sorted({row["n_training_seeds"] for row in rows})
     runs = f"{' or '.join(map(str, seeds))} training seed{'s' if seeds != [1] else ''}"
     checkpoints = f"last {row['n_checkpoints']} checkpoints" if row["n_checkpoints"] > 1 else "last checkpoint"

@@ -41,7 +41,7 @@ def run(config: TrainConfig) -> int:
     use_threads(config.threads)
     run_dir = Path(config.directory)
     device = choose_device(config.device)
-    demonstrations = load_demonstrations(config.task, config.data)
+    demonstrations = load_demonstrations(config.task, config.data_set)
     resume, finished, half = config.resume, True, config.trainer.steps // 2
     if config.trainer.rehearse_resume and half and not resume:
         resume, finished = True, fit(config, run_dir, demonstrations, device, until=half, resume=False)
@@ -178,13 +178,35 @@ def build_validation(
 
 
 def conclude(config: TrainConfig, run_dir: Path, demonstrations: Demonstrations) -> None:
-    """Draw the curves, evaluate the newest checkpoint on held-out episodes, and write report.json and report.html."""
+    """Evaluate the newest checkpoint where the task has an environment, draw the curves, write report.json and report.html."""
+    checkpoint, report = list_checkpoints(run_dir)[-1], _metadata(config)
+    if config.task.env_id:
+        report |= judge(config, run_dir, checkpoint, demonstrations)
+    else:
+        print(f"\nTask {config.task.name} names no environment (env_id): nothing was evaluated.")
+    alarms = read_alarms(run_dir / "metrics.jsonl")
+    report |= {"train_seconds": round(training_seconds(run_dir / "metrics.jsonl"), 1), "alarms": alarms}
+    for alarm in alarms:
+        print(f"  warning      {alarm['message']}")
+    try:
+        write_json(run_dir / "report.json", report)
+        print(f"  curves       {draw_curves(run_dir)}")
+    except ConfigError as error:
+        print(f"  curves       not drawn. {error}")
+    except OSError as error:
+        raise ConfigError(
+            f"The report in {run_dir} could not be written ({error}); free some space, then resume=true."
+        ) from error
+    print(f"  page         {write_page([run_dir])}")
+    print(f"  policy       {checkpoint}")
+
+
+def judge(config: TrainConfig, run_dir: Path, checkpoint: Path, demonstrations: Demonstrations) -> dict[str, Any]:
+    """Evaluate and film `checkpoint` on held-out episodes, tell how it did, and give what a report says of it."""
     from drifting_policy.evaluation import evaluate_policy, print_scores
     from drifting_policy.rollout.workers import choose_workers
 
-    checkpoint = list_checkpoints(run_dir)[-1]
-    out = run_dir / "eval"
-    policy = load_policy(checkpoint)
+    out, policy = run_dir / "eval", load_policy(checkpoint)
     scores = evaluate_policy(
         policy,
         config.task,
@@ -203,23 +225,8 @@ def conclude(config: TrainConfig, run_dir: Path, demonstrations: Demonstrations)
         },
         demonstrations=demonstrations,
     )
-    report = _metadata(config) | {key: scores[key] for key in ("split", "n_episodes", "metrics", "step", "nfe")}
-    alarms = read_alarms(run_dir / "metrics.jsonl")
-    report |= {"train_seconds": round(training_seconds(run_dir / "metrics.jsonl"), 1), "alarms": alarms}
     print_scores(scores, out)
-    for alarm in alarms:
-        print(f"  warning      {alarm['message']}")
-    try:
-        write_json(run_dir / "report.json", report)
-        print(f"  curves       {draw_curves(run_dir)}")
-    except ConfigError as error:
-        print(f"  curves       not drawn. {error}")
-    except OSError as error:
-        raise ConfigError(
-            f"The report in {run_dir} could not be written ({error}); free some space, then resume=true."
-        ) from error
-    print(f"  page         {write_page([run_dir])}")
-    print(f"  policy       {checkpoint}")
+    return {key: scores[key] for key in ("split", "n_episodes", "metrics", "step", "nfe")}
 
 
 @contextmanager
@@ -280,7 +287,7 @@ def _metadata(config: TrainConfig) -> dict[str, Any]:
         "objective": options(config.objective),
         "generator": options(config.generator),
         "trainer": asdict(config.trainer),
-        "data": config.data,
+        "data": config.data_set,
         "seed": config.seed,
         "versions": versions(),
     }

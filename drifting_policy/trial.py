@@ -12,9 +12,10 @@ import numpy as np
 from drifting_policy.atomic import write_json
 from drifting_policy.checkpoint import WEIGHTS, list_checkpoints, load_policy, read_config
 from drifting_policy.config import TaskConfig
-from drifting_policy.evaluation import LABELS, play, writing_to
+from drifting_policy.evaluation import play, writing_to
 from drifting_policy.policy import DriftingPolicy
 from drifting_policy.rollout.evaluate import EvalResult
+from drifting_policy.rollout.metrics import episode_metrics, labels
 from drifting_policy.rollout.seeds import episode_seeds
 from drifting_policy.rollout.statistics import summarize
 from drifting_policy.shards import pack, shard_key, unpack
@@ -37,18 +38,19 @@ class Trial:
     config: Mapping[str, Any]
     sampler: Mapping[str, Any]
     nfe: int
+    stages: int = 0
 
     @property
     def tables(self) -> dict[str, np.ndarray]:
         """Each metric as an array "c e"."""
         return {
-            name: np.array([[getattr(episode, name) for episode in result.episodes] for result in self.results], float)
-            for name in LABELS
+            name: np.array([[episode_metrics(e, self.stages)[name] for e in result.episodes] for result in self.results])
+            for name in labels(self.stages)
         }
 
     def lower_bounds(self, metric: str) -> list[float]:
         """The lower end of the 95 % interval of each checkpoint over the episodes."""
-        return [summarize(result.episodes)[metric].low for result in self.results]
+        return [summarize(result.episodes, stages=self.stages)[metric].low for result in self.results]
 
 
 def last_steps(run: Path, count: int) -> list[int]:
@@ -104,7 +106,8 @@ def play_trial(
             inference_batch=inference_batch,
         )
         results.append(_once(policy, task, key, seeds, folder=paths[step] / "trials", **spread))
-    return Trial(run, tuple(steps), split, tuple(seeds), tuple(results), stored, policy.recipe["sampler"], policy.evaluations)
+    sampler = policy.recipe["sampler"]
+    return Trial(run, tuple(steps), split, tuple(seeds), tuple(results), stored, sampler, policy.evaluations, task.stages)
 
 
 def _once(

@@ -5,7 +5,9 @@ import subprocess
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
-PACKAGES = ("drifting-policy", "torch", "numpy", "zarr", "gymnasium", "gym-pusht", "pymunk", "diffusers")
+SIMULATORS = ("gym-pusht", "pymunk", "mujoco", "robosuite", "gymnasium-robotics")
+ABSENT = "not installed"
+PACKAGES = ("drifting-policy", "torch", "numpy", "zarr", "gymnasium", *SIMULATORS, "diffusers")
 
 
 def versions() -> dict[str, str]:
@@ -15,7 +17,7 @@ def versions() -> dict[str, str]:
         try:
             found[package] = version(package)
         except PackageNotFoundError:
-            found[package] = "not installed"
+            found[package] = ABSENT
     found["git"] = _revision()
     return found
 

@@ -3,7 +3,7 @@
 import dataclasses
 import importlib
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -15,6 +15,15 @@ import torch
 def one_thread() -> None:
     """One CPU thread: the order of a sum, and so its last bits, must not depend on the machine."""
     torch.set_num_threads(1)
+
+
+@pytest.fixture(scope="session", autouse=True)
+def image_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Path]:
+    """The image cache of the session, so that tests neither see nor change the user's."""
+    folder = tmp_path_factory.mktemp("images")
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("DRIFTING_POLICY_CACHE", str(folder))
+        yield folder
 
 
 @pytest.fixture(scope="session")

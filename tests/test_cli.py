@@ -4,6 +4,7 @@ import os
 import subprocess
 import sys
 from collections.abc import Callable
+from importlib.resources import files
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +14,8 @@ from drifting_policy import cli
 from drifting_policy.types import ConfigError
 
 Program = Callable[..., Any]
+CONFIGS = Path(str(files("drifting_policy.configs")))
+TASKS = sorted(file.stem for file in (CONFIGS / "task").glob("*.yaml") if not file.stem.endswith("_base"))
 TINY = ("trainer=debug", "generator.width=32", "generator.depth=1", "threads=1", "task.max_steps=5", "trainer.eval_videos=0")
 
 
@@ -35,7 +38,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("train generator=ml", "Unknown generator 'ml'; choose one of mlp, transformer, unet."),
         (
             "train task=push_t_base2",
-            "Unknown task 'push_t_base2'; choose one of push_t, push_t_state, toy_mixture, toy_obstacle.",
+            f"Unknown task 'push_t_base2'; choose one of {', '.join(TASKS)}.",
         ),
         ("train trainer=fast", "Unknown trainer 'fast'; choose one of debug, default, toy."),
         ("train seed=abc", "seed=abc: Value 'abc' of type 'str' could not be converted to Integer"),

@@ -12,9 +12,9 @@ import pytest
 
 from drifting_policy import cli, protocol, train, trial
 from drifting_policy.eval import load_task
-from drifting_policy.evaluation import LABELS
 from drifting_policy.rollout.episode import Episode
 from drifting_policy.rollout.evaluate import EvalResult
+from drifting_policy.rollout.metrics import labels
 from drifting_policy.rollout.statistics import summarize
 from drifting_policy.rows import result_row
 from drifting_policy.trial import Trial, last_steps, play_trial
@@ -49,7 +49,7 @@ def test_rows_are_the_means_of_what_was_played(program: Program, runs: list[Path
     result = program("protocol", f"runs=[{runs[0]},{runs[1]}]", *SHORT, f"out={tmp_path}")
     assert result.code == 0, result.err
     rows = json.loads((tmp_path / "protocol.json").read_text())
-    assert [row["metric"] for row in rows[::2]][:3] == list(LABELS)
+    assert [row["metric"] for row in rows[::2]][:3] == list(labels())
     task = replace(load_task("push_t"), max_steps=8)
     trials = [play_trial(run, task, steps=[10, 20], split="test", episodes=3) for run in runs[:2]]
     for row in rows:
@@ -109,7 +109,7 @@ def test_the_selection_sees_validation_episodes_alone(monkeypatch: pytest.Monkey
     monkeypatch.setattr(protocol, "row", lambda name, metric, trials: {"metric": metric, "trial": trials[0]})
     rows = protocol.selected([test], load_task("push_t"), keep=1, metric="max_score", episodes=3)
     assert seen == ["validation"]
-    assert [row["metric"] for row in rows] == list(LABELS)
+    assert [row["metric"] for row in rows] == list(labels())
     assert rows[0]["trial"].steps == (200,)  # the worst one on the test episodes
     assert rows[0]["trial"].tables["max_score"].tolist() == [[0.1, 0.1, 0.1]]
 

@@ -29,6 +29,31 @@ def write_with_card(
     if not out.endswith(ENDING):
         raise ConfigError(f"The data set is one file: its name must end in {ENDING}; got {out}.")
     file = write_replay(out, arrays, episode_ends)
+    write_card(
+        file,
+        ending=ENDING,
+        origin=origin,
+        command=command,
+        arrays=arrays,
+        sha256={key: array_sha256(values) for key, values in {**arrays, "episode_ends": episode_ends}.items()},
+        episodes=len(episode_ends),
+        **more,
+    )
+    return file
+
+
+def write_card(
+    file: Path,
+    *,
+    ending: str,
+    origin: str,
+    command: str,
+    arrays: Mapping[str, np.ndarray],
+    sha256: Mapping[str, str],
+    episodes: int,
+    **more: Any,
+) -> Path:
+    """The card of the data set `file`, whose name ends in `ending`, as YAML beside it; `more` goes into it."""
     card = {
         "file": file.name,
         "file_sha256": hashlib.sha256(file.read_bytes()).hexdigest(),
@@ -36,10 +61,17 @@ def write_with_card(
         "origin": origin,
         "command": command,
         "arrays": {key: {"shape": list(values.shape), "dtype": str(values.dtype)} for key, values in arrays.items()},
-        "array_sha256": {key: array_sha256(values) for key, values in {**arrays, "episode_ends": episode_ends}.items()},
-        "episodes": len(episode_ends),
+        "array_sha256": dict(sha256),
+        "episodes": episodes,
         **more,
         "versions": versions(),
     }
-    write_text(file.with_name(file.name.removesuffix(ENDING) + ".yaml"), OmegaConf.to_yaml(card))
-    return file
+    place = file.with_name(file.name.removesuffix(ending) + ".yaml")
+    write_text(place, OmegaConf.to_yaml(card))
+    return place
+
+
+def quantiles(values: Any) -> dict[str, float]:
+    """Minimum, quartiles and maximum."""
+    shares = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
+    return {name: round(float(np.quantile(values, share)), 4) for name, share in shares.items()}

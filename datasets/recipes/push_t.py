@@ -20,6 +20,7 @@ from drifting_policy.commands import RolloutConfig
 from drifting_policy.config import TaskConfig
 from drifting_policy.data.download import array_sha256
 from drifting_policy.data.replay_buffer import concatenate, write_replay
+from drifting_policy.datasets.card import quantiles
 from drifting_policy.eval import load_task
 from drifting_policy.evaluation import check_contract, make_env
 from drifting_policy.policy import DriftingPolicy
@@ -134,12 +135,6 @@ def describe(
         },
         "versions": versions(),
     }
-
-
-def quantiles(values: Any) -> dict[str, float]:
-    """Minimum, quartiles and maximum."""
-    shares = {"min": 0.0, "q25": 0.25, "median": 0.5, "q75": 0.75, "max": 1.0}
-    return {name: round(float(np.quantile(values, share)), 4) for name, share in shares.items()}
 
 
 def command_line(config: RolloutConfig) -> str:

@@ -1,12 +1,12 @@
 """ReplayBuffer: demonstrations in memory, in the layout of Diffusion Policy (data/<key>, meta/episode_ends)."""
 
-import difflib
 import math
 import os
+import re
 import shutil
 import zipfile
-from collections.abc import Iterable, Mapping, Sequence
-from contextlib import suppress
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,9 +15,14 @@ import numpy as np
 import zarr
 
 from drifting_policy.atomic import replace_folder
+from drifting_policy.data.jpeg2000 import know_jpeg2000
+from drifting_policy.data.refusals import choose_keys, reading
+from drifting_policy.data.stored_images import holds_images, read_images
 from drifting_policy.types import DatasetError
 
 EPISODE_ENDS = "meta/episode_ends"
+CHUNK_ROWS, CHUNK_BYTES = 4096, 1 << 23  # of a chunk that is written, at most
+CHUNK_FILE = re.compile(r"c|(c[./])?\d+([./]\d+)*")  # its name below an array of zarr v2 or v3
 
 
 @dataclass(frozen=True)
@@ -64,36 +69,31 @@ class ReplayBuffer:
 def open_replay(path: str | Path, keys: Sequence[str] | None = None) -> ReplayBuffer:
     """The data set in a zarr store (v2 or v3, directory or .zip) at `path`, with `keys` or all of them, read into memory.
 
-    Floating-point arrays come as float32.
+    Floating-point arrays come as float32; images (`holds_images`) come as a memory map of the image cache.
 
     Raises:
         DatasetError: names the file, the key and the step at fault.
     """
     place = Path(path)
-    if not place.exists():
-        raise DatasetError(f"There is no data set at {place}.")
-    store = None
-    try:
-        store = zarr.storage.ZipStore(place, mode="r") if place.is_file() else zarr.storage.LocalStore(place, read_only=True)
-        root = zarr.open_group(store, mode="r")
+    with _opened(place) as root:
         stored = _arrays_in(root, place)
-        wanted = sorted(stored) if keys is None else list(keys)
-        for key in wanted:
-            if key not in stored:
-                close = difflib.get_close_matches(key, stored, n=1)
-                hint = f" Did you mean '{close[0]}'?" if close else ""
-                raise DatasetError(f"{place} has no array data/{key}; it has {sorted(stored)}.{hint}")
-        ends = _read(root, EPISODE_ENDS, place)
-        arrays = {key: _as_float32(_read(root, f"data/{key}", place)) for key in wanted}
-    except DatasetError:
-        raise
-    except Exception as error:
-        raise DatasetError(f"{place} is not a readable zarr store ({type(error).__name__}: {_first_line(error)}).") from error
-    finally:
-        if store is not None:
-            with suppress(AttributeError):  # of a zip file that could not be opened
-                store.close()
+        ends = np.asarray(_complete(root, EPISODE_ENDS, place)[...])
+        arrays = {}
+        for key in choose_keys(keys, stored, place, prefix="data/"):
+            array = _complete(root, f"data/{key}", place)
+            arrays[key] = read_images(array, place, key) if holds_images(array) else as_float32(np.asarray(array[...]))
     return ReplayBuffer(arrays, _as_ends(ends, place), str(place))
+
+
+def read_attributes(path: str | Path) -> dict[str, Any]:
+    """What the zarr store at `path` says about itself.
+
+    Raises:
+        DatasetError: where it cannot be read.
+    """
+    place = Path(path)
+    with _opened(place) as root:
+        return dict(root.attrs)
 
 
 def write_replay(
@@ -119,7 +119,8 @@ def write_replay(
         root = zarr.open_group(draft, mode="w", zarr_format=2)
         root.attrs.update(dict(attributes or {}))
         for key, values in {f"data/{key}": v for key, v in buffer.arrays.items()}.items():
-            chunks = (min(4096, len(values)), *values.shape[1:])
+            rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES * len(values) // values.nbytes))
+            chunks = (min(rows, len(values)), *values.shape[1:])
             # Chunks of zeros are stored like any other, for a missing one means a damaged data set.
             root.create_array(key, data=np.ascontiguousarray(values), chunks=chunks, config={"write_empty_chunks": True})
         root.create_array(EPISODE_ENDS, data=buffer.episode_ends)
@@ -146,31 +147,61 @@ def concatenate(episodes: Iterable[Mapping[str, np.ndarray]]) -> tuple[dict[str,
     return arrays, np.cumsum([len(next(iter(row.values()))) for row in rows]).astype(np.int64)
 
 
+@contextmanager
+def _opened(place: Path) -> Iterator[zarr.Group]:
+    """The root of the store; whatever zarr finds wrong in it becomes a DatasetError."""
+    if not place.exists():
+        raise DatasetError(f"There is no data set at {place}.")
+    know_jpeg2000()
+    store: Any = None
+    try:
+        with reading(place, "zarr store"):
+            zipped, folder = zarr.storage.ZipStore, zarr.storage.LocalStore
+            store = zipped(place, mode="r") if place.is_file() else folder(place, read_only=True)
+            yield zarr.open_group(store, mode="r")
+    finally:
+        if store is not None:
+            with suppress(AttributeError):  # of a zip file that could not be opened
+                store.close()
+
+
 def _arrays_in(root: zarr.Group, place: Path) -> list[str]:
     if "data" not in root or not isinstance(root["data"], zarr.Group):
         raise DatasetError(f"{place} has no group 'data': expected data/<key> and {EPISODE_ENDS}.")
     if EPISODE_ENDS not in root:
         raise DatasetError(f"{place} has no array {EPISODE_ENDS}.")
-    return [name for name, _ in root["data"].arrays()]
+    items = root["data"].members(max_depth=None)
+    return [name for name, item in items if isinstance(item, zarr.Array)]
 
 
-def _read(root: zarr.Group, name: str, place: Path) -> np.ndarray:
+def _complete(root: zarr.Group, name: str, place: Path) -> zarr.Array:
     array = root[name]
     if not isinstance(array, zarr.Array):
         raise DatasetError(f"{place}: {name} must be an array; it is a group.")
     # A chunk that was never written, or lost, would silently read as the fill value.
     unit = array.shards or array.chunks  # what one file holds
     files = math.prod(math.ceil(n / size) for n, size in zip(array.shape, unit, strict=True))
-    found = array.nchunks_initialized * math.prod(array.chunks) // math.prod(unit)
+    found = _count_chunk_files(place, name)
     if found < files:
         raise DatasetError(
             f"{place} is incomplete: {name} has {found} of {files} chunks; copy it again, or, if chunks of zeros were left out "
             "on purpose, write it with write_empty_chunks=True."
         )
-    return np.asarray(array[...])
+    return array
 
 
-def _as_float32(values: np.ndarray) -> np.ndarray:
+def _count_chunk_files(place: Path, name: str) -> int:
+    """How many files hold chunks of the array `name`: zarr's own count fails in a zip file where another name begins alike."""
+    if place.is_file():
+        with zipfile.ZipFile(place) as archive:
+            names = {file.removeprefix(f"{name}/") for file in archive.namelist() if file.startswith(f"{name}/")}
+    else:
+        names = {file.relative_to(place / name).as_posix() for file in (place / name).rglob("*") if file.is_file()}
+    return sum(CHUNK_FILE.fullmatch(each) is not None for each in names)
+
+
+def as_float32(values: np.ndarray) -> np.ndarray:
+    """`values`, in float32 where they are floating-point."""
     with np.errstate(over="ignore"):  # what is too large becomes infinite, and infinity is refused
         return values.astype(np.float32) if values.dtype.kind == "f" else values
 
@@ -211,7 +242,3 @@ def _zip(folder: Path, target: Path) -> None:
     with zipfile.ZipFile(target, "w", zipfile.ZIP_STORED) as archive:
         for file in sorted(p for p in folder.rglob("*") if p.is_file()):
             archive.writestr(zipfile.ZipInfo(file.relative_to(folder).as_posix()), file.read_bytes())
-
-
-def _first_line(error: Exception) -> str:
-    return (str(error).splitlines() or [""])[0][:200]

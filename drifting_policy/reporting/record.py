@@ -109,7 +109,7 @@ def _all_scores(folder: Path) -> list[Scores]:
 
 def _scores(file: Path, content: Mapping[str, Any]) -> Scores:
     try:
-        metrics = {name: dict(content["metrics"][name]) for name in METRICS}
+        metrics = {name: dict(content["metrics"][name]) for name in (*METRICS, *content["metrics"])}
         for metric in metrics.values():
             metric |= {name: finite(metric[name]) for name in ("value", "low", "high", "confidence")}
         episodes = [outcome(row) for row in content["episodes"]]

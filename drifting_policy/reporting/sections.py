@@ -52,7 +52,7 @@ def headline(run: Run) -> Markup | None:
     """The numbers that one asks for first."""
     if run.scores is None:
         return None
-    cards = [_metric_card(label, run.scores.metrics[name]) for name, label in METRICS.items()]
+    cards = [_metric_card(METRICS.get(name, name), metric) for name, metric in run.scores.metrics.items()]
     for name, label in (("p50_ms", "median time of a plan"), ("p99_ms", "99 % of plans within")):
         if run.latency:
             note = f"{run.latency['n']:,.0f} plans, largest {number(run.latency['max_ms'])} ms"

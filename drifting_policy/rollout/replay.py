@@ -30,7 +30,7 @@ def replay(
     actions: np.ndarray,
     *,
     number: int,
-    options: Mapping[str, np.ndarray],
+    options: Mapping[str, Any],
     recorded: Mapping[str, np.ndarray],
 ) -> Replay:
     """What came of `actions` "steps d" after `env.reset(seed=number, options=options)`; an end by the environment ends it.

@@ -9,6 +9,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import ArrayLike
 
+from drifting_policy.rollout.metrics import episode_metrics, is_share, labels
+
 if TYPE_CHECKING:  # statistics of a finished evaluation need no simulator
     from drifting_policy.rollout.episode import Episode
 
@@ -117,24 +119,33 @@ def wilson(successes: int, n: int, *, confidence: float = 0.95) -> Interval:
     return Interval(rate, low, high, confidence, "Wilson", n)
 
 
-def summarize(episodes: Iterable["Episode"], *, confidence: float = 0.95) -> dict[str, Interval]:
-    """Intervals for `max_score` and `final_score` (bootstrap means) and `success` (Wilson) over independent episodes.
+def summarize(episodes: Iterable["Episode"], *, stages: int = 0, confidence: float = 0.95) -> dict[str, Interval]:
+    """Intervals for `max_score` and `final_score` (bootstrap means), `success` and stages (Wilson) over independent episodes.
 
     Raises:
         ValueError: no episodes.
     """
-    played = list(episodes)
-    return {
-        "max_score": bootstrap_mean([episode.max_score for episode in played], confidence=confidence),
-        "final_score": bootstrap_mean([episode.final_score for episode in played], confidence=confidence),
-        "success": wilson(sum(episode.success for episode in played), len(played), confidence=confidence),
-    }
+    played = [episode_metrics(episode, stages) for episode in episodes]
+
+    def interval(name: str) -> Interval:
+        values = [metrics[name] for metrics in played]
+        if is_share(name):
+            return wilson(int(sum(values)), len(values), confidence=confidence)
+        return bootstrap_mean(values, confidence=confidence)
+
+    return {name: interval(name) for name in labels(stages)}
 
 
 def compare_episodes(
-    a: Sequence["Episode"], b: Sequence["Episode"], *, confidence: float = 0.95, resamples: int = 10_000, seed: int = 0
+    a: Sequence["Episode"],
+    b: Sequence["Episode"],
+    *,
+    stages: int = 0,
+    confidence: float = 0.95,
+    resamples: int = 10_000,
+    seed: int = 0,
 ) -> dict[str, Comparison]:
-    """Comparisons a - b of `max_score`, `final_score` and `success` over episodes of the same seeds in the same order.
+    """Comparisons a - b of every metric over episodes of the same seeds in the same order.
 
     Raises:
         ValueError: fewer than two episodes, or episodes of different seeds.
@@ -142,12 +153,13 @@ def compare_episodes(
     if [episode.seed for episode in a] != [episode.seed for episode in b]:
         raise ValueError(f"A paired comparison needs the same seeds in the same order; got {len(a)} and {len(b)} episodes.")
 
-    def scores(name: str) -> Comparison:
-        columns = ([getattr(episode, name) for episode in played] for played in (a, b))
-        return compare_scores(*columns, confidence=confidence, resamples=resamples, seed=seed)
+    def compared(name: str) -> Comparison:
+        first, second = ([episode_metrics(episode, stages)[name] for episode in played] for played in (a, b))
+        if is_share(name):
+            return compare_success([bool(x) for x in first], [bool(x) for x in second], confidence=confidence)
+        return compare_scores(first, second, confidence=confidence, resamples=resamples, seed=seed)
 
-    success = compare_success([e.success for e in a], [e.success for e in b], confidence=confidence)
-    return {"max_score": scores("max_score"), "final_score": scores("final_score"), "success": success}
+    return {name: compared(name) for name in labels(stages)}
 
 
 def compare_scores(

@@ -17,6 +17,8 @@ from drifting_policy.envs.experts.motion import (
     body_pose,
     downward,
     draw_offset,
+    funnelled,
+    gripper_pose,
     nearest_turn,
     yaw_of,
 )
@@ -38,16 +40,16 @@ class Expert:
 
 def plan(rng: np.random.Generator, style: int) -> tuple[Phase, ...]:
     """The phases of one episode, with their random heights, offsets and dwells."""
-    above = draw_offset(rng, 0.015, 0.015, 0.015) + (0.0, 0.0, 0.06)
-    grasp = draw_offset(rng, 0.004, 0.004, 0.006)
-    raised = draw_offset(rng, 0.02, 0.02, 0.02) + (0.0, 0.0, 0.12)
+    above = draw_offset(rng, (0.015, 0.015, 0.015), height=0.06)
+    grasp = draw_offset(rng, (0.004, 0.004, 0.006))
+    raised = draw_offset(rng, (0.02, 0.02, 0.02), height=0.12)
     tilt = rng.uniform(-0.06, 0.06)
 
     def over(state: State, start: Pose) -> Pose:
         return facing(state, style, tilt).moved(above)
 
     def down(state: State, start: Pose) -> Pose:
-        return facing(state, style, tilt).moved(grasp)
+        return funnelled(facing(state, style, tilt).moved(grasp), gripper_pose(state))
 
     def up(state: State, start: Pose) -> Pose:
         return start.moved(raised)

@@ -1,7 +1,7 @@
 """The motion of one gripper along a plan of phases: where to go, how fast, how the fingers stand, and when to go on.
 
-A plan is a tuple of `Phase`s whose targets are pure functions of the state; `Motion` walks through it and turns the way that is left
-into actions of a delta OSC_POSE controller. A state is the observation dictionary of robosuite, whose quaternions are "x y z w".
+A plan is a tuple of `Phase`s whose targets are pure functions of the state; `Motion` walks through it and turns the way that is
+left into actions of a delta OSC_POSE controller. A state is the observation dictionary of robosuite, quaternions "x y z w".
 
 Frames: positions and rotations are those of the world. A gripper's rotation is that of its grip site: the fingers close along
 its x axis, the palm looks along z.
@@ -44,9 +44,9 @@ Target = Callable[[State, Pose], Pose]  # of the state and the pose in which the
 class Phase:
     """One leg of a plan, over once the gripper is `near` its target for at least `steps` steps, or after `patience` steps.
 
-    `target` gives the pose to go to, `fingers` is OPEN or CLOSED, `speed` bounds the norm of the translation's action, `turn` that
-    of the rotation's, `near` are the distances in m and rad that count as arrived, `gain` is the share of the way that one
-    action asks for. `until`, where given, must hold of the state as well.
+    `target` gives the pose to go to, `fingers` is OPEN or CLOSED, `speed` bounds the norm of the translation that an action asks
+    for and `turn` that of its rotation, `near` are the distances in m and rad that count as arrived, `gain` is the share of the
+    way that one action asks for. To be over, the translation must also have come down to `calm`, and `until` must hold.
     """
 
     target: Target
@@ -55,6 +55,7 @@ class Phase:
     turn: float = 0.5
     near: tuple[float, float] = (0.01, 0.1)
     gain: float = 1.0
+    calm: float = np.inf
     steps: int = 1
     patience: int = 80
     until: Callable[[State], bool] | None = None
@@ -133,8 +134,8 @@ class Motion:
         if self._start is None or self._steps < phase.steps:
             return False
         distance, angle = gap(pose, phase.target(state, self._start))
-        arrived = distance <= phase.near[0] and angle <= phase.near[1] and (phase.until is None or phase.until(state))
-        return arrived or self._steps >= phase.patience
+        arrived = distance <= phase.near[0] and angle <= phase.near[1] and np.linalg.norm(self._twist[:3]) <= phase.calm
+        return bool(arrived and (phase.until is None or phase.until(state))) or self._steps >= phase.patience
 
     def _draw_tremor(self) -> np.ndarray:
         """The next value (6,) of the autoregressive process, whose standard deviation is `noise`."""
@@ -155,10 +156,19 @@ def body_pose(state: State, name: str) -> Pose:
 
 
 def step_towards(pose: Pose, target: Pose, *, gain: float = 1.0, speed: float = 1.0, turn: float = 1.0) -> np.ndarray:
-    """The action (6,) that asks for the share `gain` of the way from `pose` to `target`, both norms bounded: `speed`, `turn`."""
+    """The action (6,) that asks for the share `gain` of the way from `pose` to `target`, bounded by `speed` and `turn`."""
     move = gain * (target.position - pose.position) / REACH
     spin = gain * rotation_vector(target.rotation @ pose.rotation.T) / TURN
     return np.concatenate([shortened(move, speed), shortened(spin, turn)])
+
+
+def funnelled(target: Pose, pose: Pose, *, slope: float = 4.0, mouth: float = 0.012) -> Pose:
+    """`target`, raised by `slope` times the horizontal distance by which `pose` misses it, beyond `mouth` m: aim, then descend.
+
+    A phase that ends within `mouth` of such a target ends at the target itself.
+    """
+    miss = np.linalg.norm((target.position - pose.position)[:2])
+    return target.moved((0.0, 0.0, slope * max(0.0, float(miss) - mouth)))
 
 
 def gap(pose: Pose, target: Pose) -> tuple[float, float]:
@@ -215,7 +225,7 @@ def about(axis: Sequence[float] | np.ndarray, angle: float) -> np.ndarray:
 
 
 def downward(yaw: float) -> np.ndarray:
-    """The rotation (3, 3) of a gripper that looks straight down and whose fingers close along the direction `yaw` rad from world x."""
+    """The rotation (3, 3) of a gripper that looks straight down and whose fingers close `yaw` rad from the x axis."""
     x = np.array([np.cos(yaw), np.sin(yaw), 0.0])
     z = np.array([0.0, 0.0, -1.0])
     return np.stack([x, np.cross(z, x), z], axis=1)
@@ -231,6 +241,6 @@ def nearest_turn(angle: float, reference: float, period: float) -> float:
     return angle + period * np.round((reference - angle) / period)
 
 
-def draw_offset(rng: np.random.Generator, *scale: float) -> np.ndarray:
-    """A random offset (3,) in m: uniform in the box of half edges `scale`."""
-    return rng.uniform(-1.0, 1.0, 3) * np.asarray(scale)
+def draw_offset(rng: np.random.Generator, scale: Sequence[float], *, height: float = 0.0) -> np.ndarray:
+    """A random offset (3,) in m: uniform in the box of half edges `scale` (3,) whose centre lies `height` above the origin."""
+    return np.asarray(rng.uniform(-1.0, 1.0, 3) * np.asarray(scale) + np.array([0.0, 0.0, height]))

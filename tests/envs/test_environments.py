@@ -39,7 +39,8 @@ def play(env: gymnasium.Env, *, seed: int) -> list[np.ndarray]:
 
 
 def test_the_environments_are_found() -> None:
-    assert NAMES == ["drifting/Mixture-v0", "drifting/Obstacle-v0", "drifting/PushT-v0"]
+    names = ["BlockPush", "Can", "Kitchen", "Lift", "Mixture", "Obstacle", "PushT", "Square", "ToolHang", "Transport"]
+    assert [f"drifting/{name}-v0" for name in names] == NAMES
 
 
 @pytest.mark.filterwarnings("ignore:.*we recommend using a symmetric and normalized space")
@@ -97,21 +98,24 @@ def test_rendering_depends_on_the_episode_only(name: str) -> None:
 )
 def test_bad_settings_are_refused(name: str, options: dict[str, Any], words: str) -> None:
     with pytest.raises(ValueError, match=words):
-        load_env_creator(gymnasium.spec(name).entry_point)(**options)
+        load_env_creator(gymnasium.spec(name).entry_point)(**gymnasium.spec(name).kwargs, **options)
 
 
 @pytest.mark.parametrize("name", NAMES)
-@pytest.mark.parametrize("action", [[1.0], [1.0, np.nan], [[1.0, 2.0]], [np.inf, 0.0]])
-def test_bad_actions_and_options_are_refused(name: str, action: list[float]) -> None:
+@pytest.mark.parametrize("bad", ["too short", "nested", "nan", "infinite"])
+def test_bad_actions_and_options_are_refused(name: str, bad: str) -> None:
     env = make(name).unwrapped
     env.reset(seed=0)
-    with pytest.raises(ValueError, match="action must be 2 finite numbers"):
-        env.step(np.array(action))
+    good = some_actions(env, 1)[0]
+    actions = {"too short": good[:-1], "nested": good[None], "nan": good.copy(), "infinite": good.copy()}
+    actions["nan"][-1], actions["infinite"][0] = np.nan, np.inf
+    with pytest.raises(ValueError, match=f"action must be {good.size} finite numbers"):
+        env.step(actions[bad])
     with pytest.raises(ValueError, match="reset takes the option"):
         env.reset(options={"weather": [0.0]})
 
 
-@pytest.mark.parametrize("module", ["push_t", "obstacle", "mixture"])
+@pytest.mark.parametrize("module", ["push_t", "obstacle", "mixture", "kitchen", "robomimic"])
 def test_importing_prints_and_warns_nothing(module: str) -> None:
     command = [sys.executable, "-W", "error", "-c", f"import drifting_policy.envs.{module}"]
     done = subprocess.run(command, capture_output=True, text=True, check=False)

@@ -1,13 +1,9 @@
-"""One-step drifting against its controls on the human Push-T demonstrations: same head, data, steps, batches and seeds.
+"""One-step drifting against its controls on one task: same head, data, steps, batches and seeds.
 
 Every run is trained by the command that users type, and its last checkpoints play the same episodes. Finished runs are kept,
 interrupted ones are resumed, and what a checkpoint played is kept beside it: the script can be stopped and started again.
 
-`python benchmarks/push_t.py SUITE` writes results/push_t/SUITE.json:
-
-* human_mlp: drift and regression with the small head, test episodes, three training seeds;
-* human_mlp_options: options of the objectives on validation episodes, one training seed. Defaults answer to this alone;
-* human_unet: drift, regression, diffusion and flow with the U-Net of Diffusion Policy, small enough for two cores.
+`python benchmarks/baselines.py TASK/NAME` writes results/TASK/NAME.json; the tables stand in suites.py.
 """
 
 import argparse
@@ -16,7 +12,7 @@ import subprocess
 import sys
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
-from dataclasses import dataclass, field, replace
+from dataclasses import replace
 from functools import partial
 from multiprocessing import get_context
 from pathlib import Path
@@ -24,6 +20,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from suites import SUITES, Arm, Suite
 from timing import interleaved, random_walks
 
 from drifting_policy import cli
@@ -31,7 +28,6 @@ from drifting_policy.atomic import write_json
 from drifting_policy.checkpoint import list_checkpoints, load_policy
 from drifting_policy.config import arguments
 from drifting_policy.eval import load_task
-from drifting_policy.evaluation import LABELS
 from drifting_policy.objectives import OBJECTIVES
 from drifting_policy.policy import DriftingPolicy
 from drifting_policy.rollout.statistics import cluster_bootstrap_mean
@@ -43,97 +39,16 @@ from drifting_policy.trial import Trial, last_steps, play_trial
 ROOT = Path(__file__).resolve().parents[1]
 
 
-@dataclass(frozen=True)
-class Arm:
-    """One line of the table: settings of the training, settings of the sampler, and how many checkpoints are judged.
-
-    Arms with the same `overrides` share their runs; `run` names them.
-    """
-
-    run: str
-    overrides: tuple[str, ...]
-    sampler: Mapping[str, Any] = field(default_factory=dict)
-    checkpoints: int | None = None
-
-
-def single(objective: str, *overrides: str) -> Arm:
-    """The arm of an objective with some settings, named by them."""
-    name = "_".join([objective, *(text.split(".", 1)[1].replace("=", "_") for text in overrides)])
-    return Arm(name, (f"objective={objective}", *overrides))
-
-
-@dataclass(frozen=True)
-class Suite:
-    """A table: its arms, settings of all trainings, and the episodes that judge."""
-
-    arms: Mapping[str, Arm]
-    overrides: tuple[str, ...] = ()
-    seeds: int = 3
-    split: str = "test"
-    episodes: int = 50
-    checkpoints: int = 5
-    inference_batch: int = 1
-    num_envs: int = 10
-
-
-PLAIN = {"drift": single("drift"), "regression": single("regression")}
-DIFFUSION = single("diffusion", "objective.samples=4")
-FLOW = single("flow", "objective.samples=4")
-SUITES = {
-    "human_mlp": Suite(PLAIN),
-    "human_mlp_options": Suite(
-        PLAIN
-        | {
-            "drift, zero noise in use": single("drift", "objective.noise_scale=0"),
-            "drift, 1 sample": single("drift", "objective.samples=1"),
-            "drift, 2 samples": single("drift", "objective.samples=2"),
-            "drift, grouping step": single("drift", "objective.grouping=step"),
-            "drift, grouping dim": single("drift", "objective.grouping=dim"),
-            "drift, scale and force per condition": single("drift", "objective.scale=condition", "objective.force=condition"),
-            "regression, 2.5 times the steps": single("regression", "trainer.steps=30000"),
-        },
-        seeds=1,
-        split="validation",
-        episodes=100,
-    ),
-    # Diffusion and flow draw as many noises per demonstration as drift draws samples: equal observations and equal network
-    # evaluations in every step of the training.
-    "human_unet": Suite(
-        PLAIN
-        | {
-            "diffusion, DDPM 100": replace(DIFFUSION, checkpoints=5),  # a plan takes a hundred times as long
-            "diffusion, DDIM 10": replace(DIFFUSION, sampler={"scheduler": "ddim", "steps": 10}),
-            "flow, 10 steps": replace(FLOW, sampler={"steps": 10}),
-            "flow, 1 step": replace(FLOW, sampler={"steps": 1}),
-        },
-        overrides=(
-            "generator=unet",
-            "generator.channels=[32,64]",
-            "generator.film_dim=128",
-            "trainer.batch_size=64",
-            "trainer.checkpoint_every=500",
-            "trainer.validate_every=3000",
-            "trainer.validation_chunks=64",
-            "trainer.validation_samples=4",
-            "trainer.eval_episodes=2",
-        ),
-        checkpoints=10,
-        inference_batch=50,
-        num_envs=50,
-    ),
-}
-
-
 def main() -> None:
     """Train what is not trained yet, evaluate, time, and write the rows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("suite", choices=list(SUITES))
-    parser.add_argument("--runs", type=Path, help="where the runs are kept; default: runs/benchmark_SUITE")
+    parser.add_argument("--runs", type=Path, help="where the runs are kept; default: runs/benchmarks/TASK/NAME")
     parser.add_argument("--seeds", type=int, help="training seeds")
     parser.add_argument("--checkpoints", type=int, help="last checkpoints of each run that are judged")
     parser.add_argument("--episodes", type=int, help="episodes that judge")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, one thread each")
-    parser.add_argument("--out", type=Path, help="default: results/push_t/SUITE.json")
+    parser.add_argument("--out", type=Path, help="default: results/TASK/NAME.json")
     parser.add_argument(
         "overrides", nargs="*", help="settings of drifting_policy.train for all runs, such as trainer.steps=100"
     )
@@ -141,13 +56,12 @@ def main() -> None:
     changes = {name: getattr(given, name) for name in ("seeds", "checkpoints", "episodes") if getattr(given, name)}
     suite = replace(SUITES[given.suite], **changes)
     suite = replace(suite, overrides=(*suite.overrides, *given.overrides))
-    home, out = given.runs or Path(f"runs/benchmark_{given.suite}"), given.out or ROOT / f"results/push_t/{given.suite}.json"
+    home = given.runs or Path(f"runs/benchmarks/{given.suite}")
+    out = given.out or ROOT / f"results/{given.suite}.json"
 
     runs = {(arm.run, seed): arm for arm in suite.arms.values() for seed in range(suite.seeds)}
     with ThreadPoolExecutor(given.jobs) as threads:
-        jobs = [
-            threads.submit(train, [*arm.overrides, *suite.overrides], n, folder(home, arm, n)) for (_, n), arm in runs.items()
-        ]
+        jobs = [threads.submit(train, suite, arm, n, folder(home, arm, n)) for (_, n), arm in runs.items()]
         for job in jobs:
             job.result()
     cases = [(arm, folder(home, arm, seed)) for arm in suite.arms.values() for seed in range(suite.seeds)]
@@ -166,13 +80,14 @@ def folder(home: Path, arm: Arm, seed: int) -> Path:
     return home / f"{arm.run}_seed{seed}"
 
 
-def train(overrides: Sequence[str], seed: int, run_dir: Path) -> None:
+def train(suite: Suite, arm: Arm, seed: int, run_dir: Path) -> None:
     """Train one run, unless it is finished; the log lies beside it."""
     if (run_dir / "report.json").exists():
         return
     begun = str(bool(list_checkpoints(run_dir))).lower()
-    settings = ["task=push_t", "data=human", f"seed={seed}", f"run_dir={run_dir}", "threads=1", "trainer.eval_videos=0"]
-    command = [sys.executable, "-m", "drifting_policy.train", *settings, f"resume={begun}", "overwrite=true", *overrides]
+    settings = [f"task={suite.task}", f"data={suite.data}", f"seed={seed}", f"run_dir={run_dir}", "threads=1"]
+    settings += ["trainer.eval_videos=0", f"resume={begun}", "overwrite=true", *arm.overrides, *suite.overrides]
+    command = [sys.executable, "-m", "drifting_policy.train", *settings]
     run_dir.parent.mkdir(parents=True, exist_ok=True)
     with (run_dir.parent / f"{run_dir.name}.log").open("a") as log:
         if subprocess.run(command, stdout=log, stderr=log, env=os.environ, check=False).returncode:
@@ -184,7 +99,7 @@ def judge(arm: Arm, run_dir: Path, *, suite: Suite) -> Trial:
     torch.set_num_threads(1)
     steps = last_steps(run_dir, arm.checkpoints or suite.checkpoints)
     options: dict[str, Any] = {name: getattr(suite, name) for name in ("split", "episodes", "num_envs", "inference_batch")}
-    return play_trial(run_dir, load_task("push_t"), steps=steps, sampler=arm.sampler, **options)
+    return play_trial(run_dir, load_task(suite.task), steps=steps, sampler=arm.sampler, **options)
 
 
 def timings(suite: Suite, home: Path) -> dict[str, dict[str, Any]]:
@@ -195,7 +110,7 @@ def timings(suite: Suite, home: Path) -> dict[str, dict[str, Any]]:
         policy = load_policy(list_checkpoints(folder(home, arm, 0))[-1])
         policy.resample(**arm.sampler)
         plans[name] = partial(policy.act, *one_observation(policy))
-        steps[name] = one_step([*arm.overrides, *suite.overrides])
+        steps[name] = one_step([f"task={suite.task}", *arm.overrides, *suite.overrides])
     planned = interleaved(plans, repetitions=100, warmup=5)
     stepped = interleaved(steps, repetitions=20, warmup=3)
     reference = np.median(stepped["regression"])
@@ -218,7 +133,7 @@ def one_observation(policy: DriftingPolicy) -> tuple[dict[str, np.ndarray]]:
 
 def one_step(overrides: Sequence[str]) -> Any:
     """A call that makes one more training step of a fresh run."""
-    config = cli.compose("train", ["task=push_t", *overrides])
+    config = cli.compose("train", overrides)
     demonstrations = random_walks(config.task, episodes=40)
     objective = OBJECTIVES[config.objective.name](**arguments(config.objective))
     state = build_state(config, demonstrations, objective, torch.device("cpu"))
@@ -242,12 +157,12 @@ def make_rows(trials: Mapping[str, list[Trial]], timing: Mapping[str, Mapping[st
     """A row for each arm and metric, then drift minus each other arm, paired by training seed (equal batches) and episode."""
     rows = []
     for name, runs in trials.items():
-        for metric in LABELS:
+        for metric in runs[0].tables:
             interval = cluster_bootstrap_mean([run.tables[metric] for run in runs])
             means = [round(float(run.tables[metric].mean()), 4) for run in runs]
             rows.append(result_row(name, metric, interval, runs, per_training_seed=means, **timing[name]))
     for name in [name for name in trials if name != "drift" and not name.startswith("drift,")]:
-        for metric in LABELS:
+        for metric in trials[name][0].tables:
             pairs = zip(trials["drift"], trials[name], strict=True)
             tables = [ours.tables[metric].mean(0) - theirs.tables[metric].mean(0) for ours, theirs in pairs]
             interval = cluster_bootstrap_mean(tables)

@@ -1,0 +1,164 @@
+"""`python -m drifting_policy.datasets.experts`: demonstrations of robosuite's tasks by scripted experts, as robomimic's HDF5.
+
+Every demonstration begins in a state of its own and follows one of two styles with probability 1/2, which nothing in its first
+observation tells. Episodes are played in the order of their seeds until enough of them succeeded; the file holds the successes.
+"""
+
+import argparse
+import multiprocessing
+import shlex
+import sys
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+from tqdm import tqdm
+
+from drifting_policy.data.download import array_sha256
+from drifting_policy.data.robomimic import open_robomimic, write_robomimic
+from drifting_policy.datasets.card import quantiles, write_card
+from drifting_policy.envs.experts import can, lift, square
+from drifting_policy.types import ConfigError, UserError
+
+EXPERTS: dict[str, Any] = {"lift": lift, "can": can, "square": square}  # modules with STYLES and Expert(rng, style)
+MAX_STEPS = 400
+VALID = 10  # one of so many demonstrations is kept for validation
+SPARE = 20  # episodes that may fail, beside as many as were wanted
+ENDING = ".hdf5"
+
+
+class Attempt(NamedTuple):
+    """One episode to play: of which task, under which seed of the data set, the how manieth, and whether cameras look on."""
+
+    task: str
+    seed: int
+    number: int
+    images: bool
+
+
+def main(arguments: Sequence[str]) -> int:
+    """Write the data set and its card; exit code 2 on a mistake."""
+    parser = argparse.ArgumentParser(prog="python -m drifting_policy.datasets.experts", description=__doc__)
+    parser.add_argument("--task", choices=sorted(EXPERTS), required=True)
+    parser.add_argument("--episodes", type=int, default=200)
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--workers", type=int, default=1, help="processes that simulate; the data do not depend on it")
+    parser.add_argument("--images", action="store_true", help="record what the cameras see (slow without a graphics card)")
+    parser.add_argument("--out", help="the data set; default data/robomimic/TASK_scripted.hdf5, its card lies beside it")
+    options = parser.parse_args(arguments)
+    out = options.out or f"data/robomimic/{options.task}_scripted{ENDING}"
+    try:
+        if options.episodes < 1 or options.seed < 0 or options.workers < 1:
+            raise ConfigError(
+                "--episodes and --workers must be at least 1, --seed at least 0; "
+                f"got {options.episodes}, {options.workers}, {options.seed}."
+            )
+        if not out.endswith(ENDING):
+            raise ConfigError(f"The data set is one HDF5 file: --out must end in {ENDING}; got {out}.")
+        file = make(options, out, command=shlex.join(["python", "-m", "drifting_policy.datasets.experts", *arguments]))
+    except UserError as error:
+        print(f"error: {error}", file=sys.stderr)
+        return 2
+    print(f"{options.episodes} demonstrations of {options.task}: {file}")
+    return 0
+
+
+def make(options: argparse.Namespace, out: str, *, command: str) -> Path:
+    """Play, write the file and its card; the place of the file."""
+    styles: list[int] = []
+    failed: list[int] = []
+    valid = np.random.default_rng(options.seed).permutation(options.episodes)[: options.episodes // VALID]
+    masks = {"valid": sorted(valid.tolist()), "train": sorted(set(range(options.episodes)) - set(valid.tolist()))}
+    if not masks["valid"]:
+        masks["valid"] = masks["train"]  # too few to keep one back
+    episodes = successes(options, styles, failed)
+    file = write_robomimic(out, episodes, env_args=env_args(options.task, images=options.images), masks=masks)
+    buffer = open_robomimic(file)
+    names = EXPERTS[options.task].STYLES
+    write_card(
+        file,
+        ending=ENDING,
+        origin="a scripted expert of this project, which chooses one of two styles by chance; failures were left out",
+        command=command,
+        arrays=buffer.arrays,
+        sha256={key: array_sha256(values) for key, values in {**buffer.arrays, "episode_ends": buffer.episode_ends}.items()},
+        episodes=buffer.num_episodes,
+        episode_steps=quantiles(buffer.lengths),
+        played={"episodes": len(styles) + len(failed), "failures": len(failed)},
+        styles={name: styles.count(style) for style, name in enumerate(names)},
+        style_of_episode=styles,
+    )
+    return file
+
+
+def successes(options: argparse.Namespace, styles: list[int], failed: list[int]) -> Iterator[dict[str, Any]]:
+    """The first `options.episodes` episodes that succeed, in the order of their numbers.
+
+    Their styles are added to `styles`, the numbers of the others to `failed`.
+
+    Raises:
+        ConfigError: where too many fail.
+    """
+    most = 2 * options.episodes + SPARE
+    with multiprocessing.get_context("spawn").Pool(options.workers) as pool, tqdm(total=options.episodes, unit="demo") as bar:
+        played = 0
+        while len(styles) < options.episodes:
+            wanted = range(played, min(played + options.episodes - len(styles), most))
+            if not wanted:
+                raise ConfigError(f"Only {len(styles)} of {most} episodes succeeded; {options.episodes} were wanted.")
+            attempts = [Attempt(options.task, options.seed, number, options.images) for number in wanted]
+            for attempt, (style, episode) in zip(attempts, pool.imap(play, attempts), strict=True):
+                if episode is None:
+                    failed.append(attempt.number)
+                    continue
+                styles.append(style)
+                bar.update()
+                yield episode
+            played = wanted.stop
+
+
+def play(attempt: Attempt) -> tuple[int, dict[str, Any] | None]:
+    """The style of an attempt and its episode, None where it failed; a function of the attempt alone."""
+    from drifting_policy.datasets.recorder import record
+    from drifting_policy.envs.robomimic_tasks import task_named, world_settings
+    from drifting_policy.envs.robomimic_world import World
+
+    start, way = (np.random.default_rng([attempt.seed, attempt.number, stream]) for stream in range(2))
+    expert = EXPERTS[attempt.task]
+    style = int(way.integers(len(expert.STYLES)))
+    task = task_named(attempt.task)
+    world = World(task, world_settings(attempt.task, absolute=False))
+    try:
+        act = expert.Expert(way, style).act
+        return style, record(world, task, act, start, max_steps=MAX_STEPS, images=attempt.images)
+    finally:
+        world.close()
+
+
+def env_args(name: str, *, images: bool) -> dict[str, Any]:
+    """What robomimic makes the environment of the task from: with deltas, as its own files."""
+    import robosuite
+
+    from drifting_policy.envs.robomimic_tasks import task_named, world_settings
+
+    task = task_named(name)
+    cameras = {"camera_names": list(task.cameras), "camera_heights": task.camera_size, "camera_widths": task.camera_size}
+    return {
+        "env_name": task.world,
+        "env_version": robosuite.__version__,
+        "type": 1,
+        "env_kwargs": {
+            **world_settings(name, absolute=False),
+            "has_renderer": False,
+            "has_offscreen_renderer": images,
+            "ignore_done": True,
+            "use_object_obs": True,
+            "use_camera_obs": images,
+            **(cameras if images else {}),
+        },
+    }
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))
