@@ -18,11 +18,17 @@ from tqdm import tqdm
 from drifting_policy.data.download import array_sha256
 from drifting_policy.data.robomimic import open_robomimic, write_robomimic
 from drifting_policy.datasets.card import quantiles, write_card
-from drifting_policy.envs.experts import can, lift, square
+from drifting_policy.envs.experts import can, lift, square, tool_hang, transport
 from drifting_policy.types import ConfigError, UserError
 
-EXPERTS: dict[str, Any] = {"lift": lift, "can": can, "square": square}  # modules with STYLES and Expert(rng, style)
-MAX_STEPS = 400
+EXPERTS: dict[str, Any] = {  # modules with STYLES and Expert(rng, style)
+    "lift": lift,
+    "can": can,
+    "square": square,
+    "tool_hang": tool_hang,
+    "transport": transport,
+}
+MAX_STEPS = {"lift": 400, "can": 400, "square": 400, "tool_hang": 700, "transport": 700}
 VALID = 10  # one of so many demonstrations is kept for validation
 SPARE = 20  # episodes that may fail, beside as many as were wanted
 ENDING = ".hdf5"
@@ -131,7 +137,7 @@ def play(attempt: Attempt) -> tuple[int, dict[str, Any] | None]:
     world = World(task, world_settings(attempt.task, absolute=False))
     try:
         act = expert.Expert(way, style).act
-        return style, record(world, task, act, start, max_steps=MAX_STEPS, images=attempt.images)
+        return style, record(world, task, act, start, max_steps=MAX_STEPS[attempt.task], images=attempt.images)
     finally:
         world.close()
 

@@ -46,7 +46,7 @@ def fetch_frame(rng: np.random.Generator) -> tuple[Phase, ...]:
     """Grasp the frame by its grip, the gripper leaning so that it looks towards the tip, and lift it."""
     slope = np.radians(rng.uniform(40.0, 48.0))
     place = GRIP + np.array([0.0, 0.0, rng.uniform(-0.004, 0.002)])
-    raised = 0.09 * UP + draw_offset(rng, 0.02, 0.02, 0.02)
+    raised = 0.09 * UP + draw_offset(rng, (0.02, 0.02, 0.02))
 
     def grasp(state: State, start: Pose) -> Pose:
         frame = body_pose(state, "frame")
@@ -70,7 +70,7 @@ def fetch_frame(rng: np.random.Generator) -> tuple[Phase, ...]:
 
 def mount_frame(rng: np.random.Generator, heading: np.ndarray) -> tuple[Phase, ...]:
     """Turn the tip of the frame down, its hook towards `heading` (3,), bring it over the hole, lower it and let go."""
-    middle = np.array([0.02, -0.05, 1.12]) + draw_offset(rng, 0.02, 0.02, 0.02)
+    middle = np.array([0.02, -0.05, 1.12]) + draw_offset(rng, (0.02, 0.02, 0.02))
     upright = np.stack([-heading, np.cross(UP, -heading), UP], axis=1)
 
     def turned(state: State, start: Pose) -> Pose:
@@ -99,7 +99,7 @@ def mount_frame(rng: np.random.Generator, heading: np.ndarray) -> tuple[Phase, .
 def fetch_tool(rng: np.random.Generator) -> tuple[Phase, ...]:
     """Grasp the tool by the middle of its grip, from above, and lift it."""
     place = np.array([rng.uniform(-0.01, 0.01), 0.0, 0.0])
-    aside = np.array([0.03, -0.1, 1.18]) + draw_offset(rng, 0.02, 0.02, 0.02)
+    aside = np.array([0.03, -0.1, 1.18]) + draw_offset(rng, (0.02, 0.02, 0.02))
 
     def grasp(state: State, start: Pose) -> Pose:
         tool = body_pose(state, "tool")

@@ -28,7 +28,6 @@ from drifting_policy.envs.experts.motion import (
 )
 
 STYLES: Final = ("together", "in turn")
-FRAMES: Final = (about((0.0, 0.0, 1.0), np.pi / 2.0), about((0.0, 0.0, 1.0), -np.pi / 2.0))  # axes of the bases of robots 0, 1
 UP: Final = np.array([0.0, 0.0, 1.0])
 FLOOR: Final = 0.81  # m, the upper side of the floor of a bin
 RIM: Final = 0.95  # m, the upper edge of a bin
@@ -41,13 +40,12 @@ class Expert:
 
     def __init__(self, rng: np.random.Generator, style: int) -> None:
         """Draw the way of this episode from `rng`."""
-        meeting = np.array([0.0, 0.0, 1.08]) + draw_offset(rng, 0.03, 0.02, 0.03)
+        meeting = np.array([0.0, 0.0, 1.08]) + draw_offset(rng, (0.03, 0.02, 0.03))
         first = (*wait_for_trash(rng, style), *lift_lid(rng), *fetch_hammer(rng), *offer_hammer(rng, meeting))
         second = (*throw_trash(rng), *take_hammer(rng, meeting), *deliver_hammer(rng))
         manner = draw_manner(rng)
-        self.motions = tuple(
-            Motion(rng, phases, manner=manner, arm=f"robot{i}", frame=FRAMES[i]) for i, phases in enumerate((first, second))
-        )
+        plans = {"robot0": first, "robot1": second}
+        self.motions = tuple(Motion(rng, phases, manner=manner, arm=arm) for arm, phases in plans.items())
 
     def act(self, state: State) -> np.ndarray:
         """The action (14,) for the observation dictionary `state` of robosuite: robot 0, then robot 1."""
@@ -64,9 +62,9 @@ def wait_for_trash(rng: np.random.Generator, style: int) -> tuple[Phase, ...]:
 
 def lift_lid(rng: np.random.Generator) -> tuple[Phase, ...]:
     """Robot 0 takes the lid by its handle and lays it on the table beside the bin."""
-    above = draw_offset(rng, 0.01, 0.01, 0.02) + 0.08 * UP
-    grasp = draw_offset(rng, 0.002, 0.015, 0.003) + 0.004 * UP
-    aside = np.array([-0.19, -0.45, 0.84]) + draw_offset(rng, 0.02, 0.02, 0.004)
+    above = draw_offset(rng, (0.01, 0.01, 0.02)) + 0.08 * UP
+    grasp = draw_offset(rng, (0.002, 0.015, 0.003)) + 0.004 * UP
+    aside = np.array([-0.19, -0.45, 0.84]) + draw_offset(rng, (0.02, 0.02, 0.004))
     turn = rng.uniform(-0.05, 0.05)
     raised = rng.uniform(0.07, 0.11) * UP
 
@@ -91,7 +89,7 @@ def lift_lid(rng: np.random.Generator) -> tuple[Phase, ...]:
 
 def fetch_hammer(rng: np.random.Generator) -> tuple[Phase, ...]:
     """Robot 0 takes the hammer by the part of its handle that is nearer to itself, and lifts it out of the bin."""
-    above = draw_offset(rng, 0.015, 0.015, 0.02)
+    above = draw_offset(rng, (0.015, 0.015, 0.02))
     hold = Hold(-rng.uniform(0.02, 0.035), rng.uniform(-0.05, 0.05), rng.uniform(0.2, 0.3))
     clear = rng.uniform(1.05, 1.1)
 
@@ -114,7 +112,7 @@ def fetch_hammer(rng: np.random.Generator) -> tuple[Phase, ...]:
 def offer_hammer(rng: np.random.Generator, meeting: np.ndarray) -> tuple[Phase, ...]:
     """Robot 0 holds the hammer out, its handle along y, until robot 1 has it; then it lets go and draws back."""
     place, askew = np.array([0.0, -0.05, 0.0]), rng.uniform(-0.05, 0.05)
-    away = np.array([0.0, -0.12, 0.08]) + draw_offset(rng, 0.02, 0.03, 0.02)
+    away = np.array([0.0, -0.12, 0.08]) + draw_offset(rng, (0.02, 0.03, 0.02))
 
     def out(state: State, start: Pose) -> Pose:
         return Pose(meeting + place, downward(nearest_turn(askew, yaw_of(start.rotation), np.pi)))
@@ -130,9 +128,9 @@ def offer_hammer(rng: np.random.Generator, meeting: np.ndarray) -> tuple[Phase, 
 
 def throw_trash(rng: np.random.Generator) -> tuple[Phase, ...]:
     """Robot 1 takes the trash out of the target bin and drops it into the trash bin."""
-    above = draw_offset(rng, 0.015, 0.015, 0.02) + 0.15 * UP
-    grasp = draw_offset(rng, 0.003, 0.003, 0.004) + 0.004 * UP
-    drop = draw_offset(rng, 0.04, 0.04, 0.02) + 0.2 * UP
+    above = draw_offset(rng, (0.015, 0.015, 0.02)) + 0.15 * UP
+    grasp = draw_offset(rng, (0.003, 0.003, 0.004)) + 0.004 * UP
+    drop = draw_offset(rng, (0.04, 0.04, 0.02)) + 0.2 * UP
     clear = rng.uniform(1.02, 1.06)
 
     def trash(state: State, start: Pose) -> Pose:
@@ -158,9 +156,9 @@ def throw_trash(rng: np.random.Generator) -> tuple[Phase, ...]:
 
 def take_hammer(rng: np.random.Generator, meeting: np.ndarray) -> tuple[Phase, ...]:
     """Robot 1 waits until the hammer is held out, takes it by the free end of its handle and waits until it is let go."""
-    ready = meeting + np.array([0.0, 0.22, 0.1]) + draw_offset(rng, 0.03, 0.03, 0.03)
+    ready = meeting + np.array([0.0, 0.22, 0.1]) + draw_offset(rng, (0.03, 0.03, 0.03))
     hold = Hold(rng.uniform(0.07, 0.082), rng.uniform(-0.04, 0.04), 0.0)
-    above = draw_offset(rng, 0.01, 0.01, 0.02) + 0.08 * UP
+    above = draw_offset(rng, (0.01, 0.01, 0.02)) + 0.08 * UP
 
     def wait(state: State, start: Pose) -> Pose:
         return Pose(ready, downward(nearest_turn(0.0, yaw_of(start.rotation), np.pi)))
@@ -175,7 +173,7 @@ def take_hammer(rng: np.random.Generator, meeting: np.ndarray) -> tuple[Phase, .
 
 def deliver_hammer(rng: np.random.Generator) -> tuple[Phase, ...]:
     """Robot 1 carries the hammer over the target bin, lowers it and lets go."""
-    middle = draw_offset(rng, 0.02, 0.008, 0.01)
+    middle = draw_offset(rng, (0.02, 0.008, 0.01))
     raised = rng.uniform(0.02, 0.05) * UP
     depth = rng.uniform(0.015, 0.05)
 
