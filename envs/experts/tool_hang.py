@@ -1,4 +1,7 @@
-"""The expert of robosuite's ToolHang: the frame into the stand, tip first, then the eye of the wrench over the hook of the frame."""
+"""The expert of robosuite's ToolHang: the frame into its stand, then the eye of the wrench over the hook.
+
+Two styles: the hook of the frame comes to point to the right of the robot, or ahead; nothing tells which before it turns.
+"""
 
 from typing import Final
 
@@ -17,6 +20,9 @@ from drifting_policy.envs.experts.motion import (
     downward,
     draw_offset,
     gripper_pose,
+    lifted,
+    shifted,
+    stay,
 )
 
 STYLES: Final = ("right", "ahead")
@@ -35,7 +41,9 @@ class Expert:
 
     def __init__(self, rng: np.random.Generator, style: int) -> None:
         """Draw the way of this episode from `rng`."""
-        self.motion = Motion(rng, (*fetch_frame(rng), *mount_frame(rng, HEADINGS[style]), *fetch_tool(rng), *hang_tool(rng, style)))
+        self.motion = Motion(
+            rng, (*fetch_frame(rng), *mount_frame(rng, HEADINGS[style]), *fetch_tool(rng), *hang_tool(rng, style))
+        )
 
     def act(self, state: State) -> np.ndarray:
         """The action (7,) for the observation dictionary `state` of robosuite."""
@@ -64,7 +72,7 @@ def fetch_frame(rng: np.random.Generator) -> tuple[Phase, ...]:
         Phase(back, OPEN, near=(0.02, 0.15)),
         Phase(grasp, OPEN, near=(0.005, 0.06), speed=0.7),
         Phase(stay, CLOSED, near=(0.1, 1.0), steps=int(rng.integers(8, 12))),
-        Phase(shifted(stay, raised), CLOSED, near=(0.04, 0.3), speed=0.8),
+        Phase(lifted(raised), CLOSED, near=(0.04, 0.3), speed=0.8),
     )
 
 
@@ -114,7 +122,7 @@ def fetch_tool(rng: np.random.Generator) -> tuple[Phase, ...]:
         Phase(shifted(grasp, 0.09 * UP), OPEN, near=(0.02, 0.15)),
         Phase(grasp, OPEN, near=(0.006, 0.06), speed=0.8),
         Phase(stay, CLOSED, near=(0.1, 1.0), steps=int(rng.integers(8, 12))),
-        Phase(shifted(stay, np.array([0.0, 0.0, 0.33])), CLOSED, near=(0.03, 0.3)),
+        Phase(lifted((0.0, 0.0, 0.33)), CLOSED, near=(0.03, 0.3)),
     )
 
 
@@ -161,22 +169,12 @@ def hang_tool(rng: np.random.Generator, style: int) -> tuple[Phase, ...]:
 
 
 def eye_pose(eye: np.ndarray, inner: np.ndarray, lean: float) -> Pose:
-    """The pose of the tool with its eye at `eye` (3,), square to the bar that runs along `inner` (3,), leaning by `lean` rad."""
+    """The pose of the tool with its eye at `eye` (3,), square to the bar along `inner` (3,), leaning by `lean` rad."""
     flat = np.array([inner[0], inner[1], 0.0]) / np.linalg.norm(inner[:2])
     along = np.cross(UP, flat)  # from the eye to the middle of the tool
     normal = np.cos(lean) * UP - np.sin(lean) * flat
     rotation = np.stack([along, np.cross(normal, along), normal], axis=1)
     return Pose(eye - rotation @ EYE, rotation)
-
-
-def stay(state: State, start: Pose) -> Pose:
-    """Where the phase began."""
-    return start
-
-
-def shifted(target: Target, offset: np.ndarray) -> Target:
-    """`target`, moved by `offset` (3,) m."""
-    return lambda state, start: target(state, start).moved(offset)
 
 
 def hole(state: State) -> np.ndarray:

@@ -1,7 +1,7 @@
 """The expert of robosuite's TwoArmTransport: lid off, hammer out, over to the other arm, into the bin that has been cleared.
 
-Robot 0 stands at -y with the covered bin, robot 1 at +y with the bin that holds the trash. Two styles: both arms set out at once,
-or robot 0 waits until the trash is away. Which of the two is seen in no observation.
+Robot 0 stands at -y with the covered bin, robot 1 at +y with the bin that holds the trash. Two styles: both arms set out at
+once, or robot 0 waits until the trash is away. Which of the two is seen in no observation.
 """
 
 from collections.abc import Callable
@@ -16,14 +16,16 @@ from drifting_policy.envs.experts.motion import (
     Phase,
     Pose,
     State,
-    Target,
     about,
     body_pose,
     downward,
     draw_manner,
     draw_offset,
     gripper_pose,
+    lifted,
     nearest_turn,
+    shifted,
+    stay,
     yaw_of,
 )
 
@@ -181,7 +183,9 @@ def deliver_hammer(rng: np.random.Generator) -> tuple[Phase, ...]:
         ahead = gripper_pose(state, "robot1").position - middle_of_hammer(state)
         goal = state["target_bin_pos"][:2] + ahead[:2] + middle[:2]
         height = max(gripper_pose(state, "robot1").position[2] - lowest_of_hammer(state), 0.03)
-        return Pose(np.append(goal, RIM + 0.04 + height + middle[2]), downward(nearest_turn(0.0, yaw_of(start.rotation), np.pi)))
+        return Pose(
+            np.append(goal, RIM + 0.04 + height + middle[2]), downward(nearest_turn(0.0, yaw_of(start.rotation), np.pi))
+        )
 
     def into_bin(state: State, start: Pose) -> Pose:
         goal = over_bin(state, start).position
@@ -200,7 +204,7 @@ def deliver_hammer(rng: np.random.Generator) -> tuple[Phase, ...]:
 class Hold:
     """A gripper from above around the handle of the hammer, `along` m from its middle towards +y, `askew` rad off the square.
 
-    The palm leans by `lean` rad towards +y: robot 0, so close before its base, would come to the limits of its joints without it.
+    The palm leans by `lean` rad towards +y: robot 0, so close before its base, would come to the limits of its joints else.
     """
 
     def __init__(self, along: float, askew: float, lean: float) -> None:
@@ -214,21 +218,6 @@ class Hold:
         yaw = yaw_of_handle(hammer) - np.pi / 2.0 + self.askew
         upright = downward(nearest_turn(yaw, yaw_of(start.rotation), np.pi))
         return Pose(place + 0.002 * UP, about((np.cos(yaw), np.sin(yaw), 0.0), -self.lean) @ upright)
-
-
-def stay(state: State, start: Pose) -> Pose:
-    """Where the phase began."""
-    return start
-
-
-def lifted(offset: np.ndarray) -> Target:
-    """The target `offset` (3,) m away from where the phase began."""
-    return shifted(stay, offset)
-
-
-def shifted(target: Target, offset: np.ndarray) -> Target:
-    """`target`, moved by `offset` (3,) m."""
-    return lambda state, start: target(state, start).moved(offset)
 
 
 def sense_of_handle(hammer: Pose) -> float:
