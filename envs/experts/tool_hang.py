@@ -164,7 +164,6 @@ def hang_tool(rng: np.random.Generator, style: int) -> tuple[Phase, ...]:
         *(Phase(at(*way), CLOSED, near=(0.003, 0.06), speed=0.5, patience=50) for way in (*WAY[3:], *ENDS[style])),
         Phase(stay, OPEN, near=(0.1, 1.0), steps=int(rng.integers(6, 10))),
         Phase(back, OPEN, near=(0.02, 0.2)),
-        Phase(stay, OPEN, patience=600),
     )
 
 

@@ -124,7 +124,6 @@ def offer_hammer(rng: np.random.Generator, meeting: np.ndarray) -> tuple[Phase, 
         Phase(out, CLOSED, near=(0.1, 1.0), steps=5, patience=LONG, until=lambda state: holds_hammer(state, "robot1")),
         Phase(stay, OPEN, near=(0.1, 1.0), steps=int(rng.integers(5, 9))),
         Phase(lifted(away), OPEN, near=(0.02, 0.2)),
-        Phase(stay, OPEN, patience=LONG),
     )
 
 
@@ -197,7 +196,6 @@ def deliver_hammer(rng: np.random.Generator) -> tuple[Phase, ...]:
         Phase(into_bin, CLOSED, near=(0.015, 0.2), patience=40),
         Phase(stay, OPEN, near=(0.1, 1.0), steps=int(rng.integers(6, 10))),
         Phase(lifted(0.15 * UP), OPEN, near=(0.02, 0.3)),
-        Phase(stay, OPEN, patience=LONG),
     )
 
 

@@ -60,7 +60,7 @@ def test_eye_pose_puts_the_eye_there_square_to_the_bar_and_leans() -> None:
 @pytest.mark.parametrize("seed", range(3))
 def test_plan_mounts_the_frame_and_hangs_the_tool(bench: Any, style: int, seed: int) -> None:
     expert = Expert(np.random.default_rng(seed), style)
-    steps = bench.play(expert.act, until=lambda: expert.motion.index == len(expert.motion.phases) - 1)
+    steps = bench.play(expert.act, until=lambda: expert.motion.finished)
     state, frame, tool = bench.observe(), bench.things["frame"].pose, bench.things["tool"].pose
     assert steps > 200  # the longest way, not a shortcut
     assert np.linalg.norm(frame.at(TIP) - hole(state)) < 0.015

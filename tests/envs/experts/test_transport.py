@@ -64,7 +64,7 @@ def test_plan_brings_hammer_and_trash_where_they_belong(tables: Any, style: int)
 
     def until() -> bool:
         handed_over[0] |= tables.holders["payload"] == ["robot0", "robot1"]
-        return all(motion.index == len(motion.phases) - 1 for motion in expert.motions)
+        return all(motion.finished for motion in expert.motions)
 
     tables.play(expert.act, until=until)
     things = tables.things
