@@ -161,7 +161,7 @@ def hang_tool(rng: np.random.Generator, style: int) -> tuple[Phase, ...]:
         Phase(at(*WAY[0]), CLOSED, near=(0.01, 0.1)),
         Phase(at(*WAY[1]), CLOSED, near=(0.003, 0.06), speed=0.5),
         Phase(at(*WAY[2]), CLOSED, near=(0.003, 0.06), speed=0.5),
-        *(Phase(at(*way), CLOSED, near=(0.003, 0.06), speed=0.5, patience=50) for way in (*WAY[3:], *ENDS[style])),
+        *(Phase(at(*way), CLOSED, near=(0.003, 0.06), speed=0.5, turn=0.25, patience=50) for way in (*WAY[3:], *ENDS[style])),
         Phase(stay, OPEN, near=(0.1, 1.0), steps=int(rng.integers(6, 10))),
         Phase(back, OPEN, near=(0.02, 0.2)),
     )
