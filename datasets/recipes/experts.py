@@ -18,11 +18,17 @@ from tqdm import tqdm
 from drifting_policy.data.download import array_sha256
 from drifting_policy.data.robomimic import open_robomimic, write_robomimic
 from drifting_policy.datasets.card import quantiles, write_card
-from drifting_policy.envs.experts import can, lift, square
+from drifting_policy.envs.experts import can, lift, square, tool_hang, transport
 from drifting_policy.types import ConfigError, UserError
 
-EXPERTS: dict[str, Any] = {"lift": lift, "can": can, "square": square}  # modules with STYLES and Expert(rng, style)
-MAX_STEPS = 400
+EXPERTS: dict[str, Any] = {  # modules with STYLES and Expert(rng, style)
+    "lift": lift,
+    "can": can,
+    "square": square,
+    "tool_hang": tool_hang,
+    "transport": transport,
+}
+MAX_STEPS = {"lift": 400, "can": 400, "square": 400, "tool_hang": 700, "transport": 700}
 VALID = 10  # one of so many demonstrations is kept for validation
 SPARE = 20  # episodes that may fail, beside as many as were wanted
 BLOCK = 10  # episodes played in one world, which takes a second to build
@@ -136,7 +142,7 @@ def play(block: Block) -> list[tuple[int, dict[str, Any] | None]]:
             start, way = (np.random.default_rng([block.seed, number, stream]) for stream in range(2))
             style = int(way.integers(len(expert.STYLES)))
             act = expert.Expert(way, style).act
-            played.append((style, record(world, task, act, start, max_steps=MAX_STEPS, images=block.images)))
+            played.append((style, record(world, task, act, start, max_steps=MAX_STEPS[block.task], images=block.images)))
     finally:
         world.close()
     return played

@@ -145,6 +145,21 @@ class Motion:
         return self._tremor
 
 
+def stay(state: State, start: Pose) -> Pose:
+    """The target to remain where the phase began."""
+    return start
+
+
+def shifted(target: Target, offset: Sequence[float] | np.ndarray) -> Target:
+    """`target`, moved by `offset` (3,) m along the axes of the world."""
+    return lambda state, start: target(state, start).moved(offset)
+
+
+def lifted(offset: Sequence[float] | np.ndarray) -> Target:
+    """The target `offset` (3,) m away from where the phase began."""
+    return shifted(stay, offset)
+
+
 def gripper_pose(state: State, arm: str = "robot0") -> Pose:
     """The pose of the grip site of `arm`."""
     return Pose(np.asarray(state[f"{arm}_eef_pos"], np.float64), matrix(state[f"{arm}_eef_quat_site"]))
