@@ -97,4 +97,9 @@ SUITES = {
         inference_batch=50,
         num_envs=50,
     ),
+    "lift/scripted_unet": matrix("lift", "scripted"),
+    "can/scripted_unet": matrix("can", "scripted"),
+    "square/scripted_unet": matrix("square", "scripted"),
+    "kitchen/human_unet": matrix("kitchen", "human"),
+    "block_push/scripted_unet": matrix("block_push", "scripted"),
 }
