@@ -398,9 +398,3 @@ def test_floats_that_are_no_bytes_are_no_images(tmp_path: Path, value: float) ->
     with refused(r"data/img must be images of levels 0, 1, ... 255; step 5 holds others\.", place):
         open_replay(place)
     assert np.array_equal(open_replay(place, ["action"]).arrays["action"], ACTION)  # nobody asked for the images
-
-
-def test_other_arrays_of_four_axes_stay_numbers(tmp_path: Path) -> None:
-    poses = np.random.default_rng(0).normal(size=(8, 5, 4, 4)).astype(np.float32)
-    place = by_zarr(tmp_path / "demo.zarr", {"poses": poses}, ENDS)
-    assert np.array_equal(open_replay(place).arrays["poses"], poses)
