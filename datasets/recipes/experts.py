@@ -31,15 +31,16 @@ EXPERTS: dict[str, Any] = {  # modules with STYLES and Expert(rng, style)
 MAX_STEPS = {"lift": 400, "can": 400, "square": 400, "tool_hang": 700, "transport": 700}
 VALID = 10  # one of so many demonstrations is kept for validation
 SPARE = 20  # episodes that may fail, beside as many as were wanted
+BLOCK = 10  # episodes played in one world, which takes a second to build
 ENDING = ".hdf5"
 
 
-class Attempt(NamedTuple):
-    """One episode to play: of which task, under which seed of the data set, the how manieth, and whether cameras look on."""
+class Block(NamedTuple):
+    """Episodes to play in one world: of which task, under which seed, their numbers, and whether cameras look on."""
 
     task: str
     seed: int
-    number: int
+    numbers: Sequence[int]
     images: bool
 
 
@@ -113,10 +114,14 @@ def successes(options: argparse.Namespace, styles: list[int], failed: list[int])
             wanted = range(played, min(played + options.episodes - len(styles), most))
             if not wanted:
                 raise ConfigError(f"Only {len(styles)} of {most} episodes succeeded; {options.episodes} were wanted.")
-            attempts = [Attempt(options.task, options.seed, number, options.images) for number in wanted]
-            for attempt, (style, episode) in zip(attempts, pool.imap(play, attempts), strict=True):
+            blocks = [
+                Block(options.task, options.seed, wanted[start : start + BLOCK], options.images)
+                for start in range(0, len(wanted), BLOCK)
+            ]
+            results = (result for results in pool.imap(play, blocks) for result in results)
+            for number, (style, episode) in zip(wanted, results, strict=True):
                 if episode is None:
-                    failed.append(attempt.number)
+                    failed.append(number)
                     continue
                 styles.append(style)
                 bar.update()
@@ -124,22 +129,23 @@ def successes(options: argparse.Namespace, styles: list[int], failed: list[int])
             played = wanted.stop
 
 
-def play(attempt: Attempt) -> tuple[int, dict[str, Any] | None]:
-    """The style of an attempt and its episode, None where it failed; a function of the attempt alone."""
+def play(block: Block) -> list[tuple[int, dict[str, Any] | None]]:
+    """The style of each episode and what was recorded of it, None where it failed; each depends on its number alone."""
     from drifting_policy.datasets.recorder import record
     from drifting_policy.envs.robomimic_tasks import task_named, world_settings
     from drifting_policy.envs.robomimic_world import World
 
-    start, way = (np.random.default_rng([attempt.seed, attempt.number, stream]) for stream in range(2))
-    expert = EXPERTS[attempt.task]
-    style = int(way.integers(len(expert.STYLES)))
-    task = task_named(attempt.task)
-    world = World(task, world_settings(attempt.task, absolute=False))
+    expert, task, played = EXPERTS[block.task], task_named(block.task), []
+    world = World(task, world_settings(block.task, absolute=False))
     try:
-        act = expert.Expert(way, style).act
-        return style, record(world, task, act, start, max_steps=MAX_STEPS[attempt.task], images=attempt.images)
+        for number in block.numbers:
+            start, way = (np.random.default_rng([block.seed, number, stream]) for stream in range(2))
+            style = int(way.integers(len(expert.STYLES)))
+            act = expert.Expert(way, style).act
+            played.append((style, record(world, task, act, start, max_steps=MAX_STEPS[block.task], images=block.images)))
     finally:
         world.close()
+    return played
 
 
 def env_args(name: str, *, images: bool) -> dict[str, Any]:

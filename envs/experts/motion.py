@@ -44,8 +44,8 @@ Target = Callable[[State, Pose], Pose]  # of the state and the pose in which the
 class Phase:
     """One leg of a plan, over once the gripper is `near` its target for at least `steps` steps, or after `patience` steps.
 
-    `target` gives the pose to go to, `fingers` is OPEN or CLOSED, `speed` bounds the norm of the translation that an action asks
-    for and `turn` that of its rotation, `near` are the distances in m and rad that count as arrived, `gain` is the share of the
+    `target` gives the pose to go to, `fingers` is OPEN or CLOSED, `speed` bounds the norm of the translation an action asks for
+    and `turn` that of its rotation, `near` are the distances in m and rad that count as arrived, `gain` is the share of the
     way that one action asks for. To be over, the translation must also have come down to `calm`, and `until` must hold.
     """
 
