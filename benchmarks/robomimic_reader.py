@@ -1,7 +1,7 @@
 """`python benchmarks/robomimic_reader.py FILE ...`: does robomimic itself read the demonstrations that this project writes?
 
 robomimic 0.3.0 is fetched by pip into a folder of its own, without what its networks need, for only its reader is asked: its
-`SequenceDataset`, whose every step must hold the numbers that this project reads (rounded like them), and its script
+`SequenceDataset`, whose every step must hold the numbers that this project reads (in single precision), and its script
 `get_dataset_info`. The reader runs beside this project's torch, h5py, tqdm and, of robosuite, termcolor.
 """
 
@@ -45,8 +45,8 @@ def read(file: str, filter_key: str | None) -> dict[str, Any]:
     worst = 0.0
     for key in (*STEPS, *OBSERVATIONS):
         expected = np.concatenate([episode[key] for episode in order])
-        theirs = np.concatenate([row["obs"][key] if key in OBSERVATIONS else row[key] for row in rows]).astype(expected.dtype)
-        worst = max(worst, float(np.abs(theirs - expected).max()))
+        theirs = np.concatenate([row["obs"][key] if key in OBSERVATIONS else row[key] for row in rows])
+        worst = max(worst, float(np.abs(theirs.astype(np.float32) - expected.astype(np.float32)).max()))
     batch = next(iter(importlib.import_module("torch.utils.data").DataLoader(dataset, batch_size=8)))
     shapes = {key: list(batch[key].shape) for key in STEPS} | {key: list(batch["obs"][key].shape) for key in OBSERVATIONS}
     return {"demonstrations": dataset.n_demos, "sequences": len(dataset), "largest_difference": worst, "batch": shapes}

@@ -104,10 +104,10 @@ def test_episode_of_robosuite() -> None:
         world.reset(np.random.default_rng([0, 0]))
         state, sim = world.observe(), world.robosuite.sim
         frame, tool = body_pose(state, "frame"), body_pose(state, "tool")
-        np.testing.assert_allclose(frame.at(TIP), sim.data.get_site_xpos("frame_tip_site"), atol=1e-5)
+        np.testing.assert_allclose(frame.at(TIP), sim.data.get_site_xpos("frame_tip_site"), atol=1e-4)
         np.testing.assert_allclose(tool.at(EYE), sim.data.get_site_xpos("tool_hole1_center"), atol=3e-4)
-        np.testing.assert_allclose(frame.at(GRIP), sim.data.get_geom_xpos("frame_grip_frame"), atol=1e-5)
-        np.testing.assert_allclose(frame.at(HOOK - [0.00375, 0.0, 0.0]), sim.data.get_site_xpos("frame_hang_site"), atol=1e-5)
+        np.testing.assert_allclose(frame.at(GRIP), sim.data.get_geom_xpos("frame_grip_frame"), atol=1e-4)
+        np.testing.assert_allclose(frame.at(HOOK - [0.00375, 0.0, 0.0]), sim.data.get_site_xpos("frame_hang_site"), atol=1e-4)
         walls = np.mean([sim.data.get_geom_xpos(f"stand_wall{i}") for i in range(4)], axis=0)
         np.testing.assert_allclose(hole(state) + 0.075 * UP, walls, atol=1e-3)
         expert = Expert(np.random.default_rng([0, 1]), 0)
