@@ -324,12 +324,12 @@ class TrainConfig:
 
 
 def choose_data(task: TaskConfig, data: str | None) -> str:
-    """`data`, or without it the first data set that the task names.
+    """`data`, or without it the bundled data set of the task, or else the first that it names.
 
     Raises:
         ConfigError: where there is neither.
     """
-    if chosen := data or next(iter(task.data), None):
+    if chosen := data or next(iter(sorted(task.data, key=lambda name: name != "bundled")), None):
         return chosen
     raise ConfigError(f"Task {task.name} names no data set; say which to use: data=PATH.")
 
