@@ -16,6 +16,8 @@ from importlib import resources
 from pathlib import Path
 
 ENV_ID = "drifting_policy.envs:drifting/PushT-v0"
+WORLDS = {"block_push": "BlockPush", "kitchen": "Kitchen", "robomimic": "Lift"}  # an environment of each further extra
+READERS = ("h5py", "pyarrow.parquet", "av", "PIL.Image")  # of the extra `formats`
 PUBLISHED_DATA = "pusht/pusht_cchi_v7_replay.zarr.zip"
 RESTORE = "git checkout datasets/bundled in a checkout; otherwise install the package again"
 PURPOSE = "Says whether everything is here that training, evaluating and filming Push-T needs, and how to mend what is not."
@@ -50,6 +52,8 @@ def examine(*, run_dir: Path, environment: Mapping[str, str]) -> list[Check]:
         *check_packages(),
         check_device(),
         check_rendering(),
+        *(check_world(extra) for extra in WORLDS),
+        check_readers(),
         check_video(),
         check_bundled_data(),
         check_bundled_policy(),
@@ -136,23 +140,25 @@ def check_device() -> Check:
 
 
 def check_rendering() -> Check:
-    """Whether the simulator draws a picture without a screen."""
+    """Whether the simulator of Push-T draws a picture without a screen."""
+    return _check("rendering", lambda: _draw(ENV_ID), fix="pip install 'drifting-policy[push_t]'")
+
+
+def check_world(extra: str) -> Check:
+    """Whether the worlds of an extra run and draw without a screen; they are needed by their tasks alone."""
+    env_id = f"drifting_policy.envs:drifting/{WORLDS[extra]}-v0"
+    return _check(extra, lambda: _draw(env_id), fix=f"pip install 'drifting-policy[{extra}]'", required=False)
+
+
+def check_readers() -> Check:
+    """Whether the formats of others can be read; zarr always can."""
 
     def probe() -> str:
-        import gymnasium
-        import numpy as np
+        for name in READERS:
+            importlib.import_module(name)
+        return "HDF5, Parquet, films and pictures can be read"
 
-        env = gymnasium.make(ENV_ID)
-        try:
-            env.reset(seed=0)
-            picture = env.render()
-        finally:
-            env.close()
-        if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.min() == picture.max():
-            raise RuntimeError("the picture is empty")
-        return f"{picture.shape[1]} x {picture.shape[0]} px without a screen"
-
-    return _check("rendering", probe, fix="pip install 'drifting-policy[push_t]'")
+    return _check("formats", probe, fix="pip install 'drifting-policy[formats]' (beside NumPy 1: pyarrow<26)", required=False)
 
 
 def check_video() -> Check:
@@ -235,6 +241,22 @@ def _sentence(error: Exception) -> str:
     if isinstance(error, importlib.metadata.PackageNotFoundError):
         return "not installed"
     return next(iter(str(error).strip().splitlines()), type(error).__name__)
+
+
+def _draw(env_id: str) -> str:
+    """The size of a picture at the beginning of an episode; an empty one raises."""
+    import gymnasium
+    import numpy as np
+
+    env = gymnasium.make(env_id)
+    try:
+        env.reset(seed=0)
+        picture = env.render()
+    finally:
+        env.close()
+    if not isinstance(picture, np.ndarray) or picture.ndim != 3 or picture.min() == picture.max():
+        raise RuntimeError("the picture is empty")
+    return f"{picture.shape[1]} x {picture.shape[0]} px without a screen"
 
 
 def _at_least(version: str, minimum: str) -> str:

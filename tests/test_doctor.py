@@ -122,6 +122,28 @@ def test_a_library_that_cannot_be_imported_is_a_finding(module: str, check: obje
     assert module in found.detail
 
 
+@pytest.mark.parametrize(
+    ("module", "extra"), [("mujoco", "block_push"), ("gymnasium_robotics", "kitchen"), ("robosuite", "robomimic")]
+)
+def test_a_world_that_is_missing_is_optional(module: str, extra: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.check_world(extra).ok
+    for name in [name for name in sys.modules if name.startswith("drifting_policy.envs.")]:
+        monkeypatch.delitem(sys.modules, name)
+    for name in [name for name in sys.modules if name == module or name.startswith(f"{module}.")]:
+        monkeypatch.setitem(sys.modules, name, None)
+    found = doctor.check_world(extra)
+    assert not found.ok
+    assert not found.required
+    assert module in found.detail
+    assert f"drifting-policy[{extra}]" in found.fix
+
+
+def test_a_reader_that_cannot_be_imported_is_optional(monkeypatch: pytest.MonkeyPatch) -> None:
+    assert doctor.check_readers().ok
+    monkeypatch.setitem(sys.modules, "h5py", None)
+    assert (doctor.check_readers().ok, doctor.check_readers().required) == (False, False)
+
+
 def test_an_empty_picture_is_a_finding(monkeypatch: pytest.MonkeyPatch) -> None:
     class Blind:
         def reset(self, *, seed: int) -> None: ...

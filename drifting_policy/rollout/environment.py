@@ -9,6 +9,7 @@ from drifting_policy.types import ConfigError
 
 # What to install for an environment of this project; the others need what pictures and films need.
 EXTRAS = {"drifting/Kitchen-v0": "kitchen", "drifting/Conveyor-v0": "conveyor", "drifting/BlockPush-v0": "block_push"}
+EXTRAS |= {f"drifting/{name}-v0": "robomimic" for name in ("Lift", "Can", "Square", "Transport", "ToolHang")}
 
 
 def open_environment(env_id: str, options: Mapping[str, Any], *, task: str) -> gymnasium.Env[Any, Any]:

@@ -20,6 +20,8 @@ def test_every_extra_exists_and_is_of_an_environment() -> None:
     extras = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["optional-dependencies"]
     assert set(EXTRAS.values()) <= set(extras)
     assert set(EXTRAS) <= set(gymnasium.registry)
+    others = {name for name in gymnasium.registry if name.startswith("drifting/")} - set(EXTRAS)
+    assert others == {"drifting/PushT-v0", "drifting/Obstacle-v0", "drifting/Mixture-v0"}
 
 
 @pytest.mark.parametrize(
