@@ -102,4 +102,7 @@ SUITES = {
     "square/scripted_unet": matrix("square", "scripted"),
     "kitchen/human_unet": matrix("kitchen", "human"),
     "block_push/scripted_unet": matrix("block_push", "scripted"),
+    "conveyor/bundled_unet": matrix("conveyor", "bundled"),
+    # A reduced size: a ResNet of a quarter of the width, for two cores.
+    "push_t_image/human_small": matrix("push_t_image", "human", "encoder=image_small", steps=4000),
 }
