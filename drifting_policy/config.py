@@ -158,6 +158,18 @@ class ImageEncoderConfig(NamedConfig):
 
 
 @dataclass
+class VitEncoderConfig(NamedConfig):
+    """Keyword arguments of VitEncoder."""
+
+    name: str = "vit"
+    embed_dim: int = 64
+    weights: str = ""
+    architecture: dict[str, Any] | None = None
+    size: int = 224
+    crop: float = 0.875
+
+
+@dataclass
 class MlpConfig(NamedConfig):
     """Keyword arguments of MlpGenerator."""
 
@@ -345,7 +357,7 @@ def arguments(choice: NamedConfig) -> dict[str, Any]:
 
 
 _CHOICES: dict[str, list[type[NamedConfig]]] = {
-    "encoder": [StateEncoderConfig, ImageEncoderConfig],
+    "encoder": [StateEncoderConfig, ImageEncoderConfig, VitEncoderConfig],
     "generator": [MlpConfig, UnetConfig, TransformerConfig],
     "objective": [DriftConfig, RegressionConfig, DiffusionConfig, FlowConfig],
 }

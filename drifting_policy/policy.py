@@ -59,6 +59,7 @@ class DriftingPolicy(nn.Module):
         )
         encoder_class, encoder_options = _lookup("encoder", ENCODERS, encoder)
         self.encoder = encoder_class(observations=spec.observations, obs_horizon=spec.obs_horizon, **encoder_options)
+        self.recipe["encoder"] |= self.encoder.settled
         generator_class, generator_options = _lookup("generator", GENERATORS, generator)
         self.generator = generator_class(
             sample_shape=spec.sample_shape,

@@ -285,6 +285,7 @@ def _metadata(config: TrainConfig) -> dict[str, Any]:
     return {
         "task": config.task.name,
         "objective": options(config.objective),
+        "encoder": options(config.encoder),
         "generator": options(config.generator),
         "trainer": asdict(config.trainer),
         "data": config.data_set,
@@ -313,8 +314,8 @@ def _prepare(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
 
 def _restore(state: TrainState, checkpoint: Path, config: TrainConfig) -> None:
     stored, ours = read_config(checkpoint), _metadata(config)
-    theirs = stored | {"encoder": stored["policy"]["encoder"]}
-    ours |= {"encoder": options(config.encoder), "spec": config.task.spec.to_dict()}
+    theirs = {"encoder": stored["policy"]["encoder"]} | stored  # runs from before the encoder was told apart
+    ours |= {"spec": config.task.spec.to_dict()}
     for name in ("task", "spec", "objective", "encoder", "generator", "data", "seed"):
         if theirs.get(name) != ours[name]:
             raise ConfigError(

@@ -167,7 +167,7 @@ def test_what_does_not_fit_is_refused(change: dict[str, np.ndarray], noise: np.n
 @pytest.mark.parametrize(
     ("choice", "words"),
     [
-        ({"encoder": {"name": "resnet"}}, r"Unknown encoder 'resnet'; choose one of \['image', 'state'\]"),
+        ({"encoder": {"name": "resnet"}}, r"Unknown encoder 'resnet'; choose one of \['image', 'state', 'vit'\]"),
         ({"generator": {"name": "lstm", "width": 3}}, r"Unknown generator 'lstm'; choose one of \['mlp', .*'unet'\]"),
         ({"generator": {"width": 32}}, "Unknown generator 'None'"),
         ({"sampler": {"name": "euler"}}, r"Unknown sampler 'euler'; choose one of \['diffusion', 'flow', 'one_step'\]"),

@@ -59,7 +59,7 @@ class ImageEncoder(ObservationEncoder):
         self.cameras = tuple(sorted(key for key, array in observations.items() if array.is_image))
         self.others = tuple(sorted(set(observations) - set(self.cameras)))
         self.jitter = {"brightness": brightness, "contrast": contrast, "saturation": saturation, "hue": hue}
-        self.crops = {key: _crop(key, observations[key].shape, crop) for key in self.cameras}
+        self.crops = {key: crop_size(key, observations[key].shape, crop) for key in self.cameras}
         channels = {key: observations[key].shape[-1] for key in self.cameras}
         self._check(channels, share)
 
@@ -111,8 +111,12 @@ class ImageEncoder(ObservationEncoder):
             raise ConfigError(f"Colours can be jittered in RGB images only; the cameras have {dict(channels)} channels.")
 
 
-def _crop(key: str, shape: tuple[int, ...], share: float) -> tuple[int, int]:
-    """Height and width of what is seen of a camera."""
+def crop_size(key: str, shape: tuple[int, ...], share: float) -> tuple[int, int]:
+    """Height and width of what is seen of a camera.
+
+    Raises:
+        ConfigError: no image "h w c", a share out of range, or too few px left.
+    """
     if len(shape) != 3:
         raise ConfigError(f"The image '{key}' must be 'h w c'; the task declares {shape}.")
     if not 0 < share <= 1:

@@ -2,6 +2,8 @@
 
 from abc import ABC, abstractmethod
 from collections.abc import Mapping
+from types import MappingProxyType
+from typing import Any
 
 import torch
 from jaxtyping import Float
@@ -12,10 +14,14 @@ Time = Float[Tensor, " b"] | Float[Tensor, "b g"] | None
 
 
 class ObservationEncoder(nn.Module, ABC):
-    """Turns normalised observations into conditioning tokens."""
+    """Turns normalised observations into conditioning tokens.
+
+    `settled` holds the arguments with which it is made again, where they are not those that it was made with.
+    """
 
     tokens: int
     embed_dim: int
+    settled: Mapping[str, Any] = MappingProxyType({})
 
     @abstractmethod
     def forward(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "b s e"]:

@@ -139,5 +139,5 @@ def encode_noisy(policy: DriftingPolicy, batch: Batch, noise: float, generator: 
 
 
 def trainable(policy: DriftingPolicy) -> Iterable[nn.Parameter]:
-    """The parameters of encoder and action head."""
-    return [*policy.encoder.parameters(), *policy.generator.parameters()]
+    """The parameters of encoder and action head that are not frozen."""
+    return [each for part in (policy.encoder, policy.generator) for each in part.parameters() if each.requires_grad]
