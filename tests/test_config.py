@@ -143,10 +143,9 @@ def test_every_combination_takes_a_step(generator: str, objective: str, task: st
     ("group", "name"), [choice for choice in CHOICES if choice[0] in ("generator", "encoder") and choice[1] != "state"]
 )
 def test_networks_can_be_built_at_full_size(group: str, name: str) -> None:
-    chosen = [f"{group}={name}", f"task=push_t{'_image' if group == 'encoder' else ''}"]
+    config = compose("train", [f"{group}={name}", f"task=push_t{'_image' if group == 'encoder' else ''}"])
     if name == "vit":  # which has no size of its own
-        chosen.append("encoder.architecture={model_type: dinov2}")
-    config = compose("train", chosen)
+        config.encoder = dataclasses.replace(config.encoder, architecture={"model_type": "dinov2"})
     with torch.device("meta"):
         policy = train.DriftingPolicy(
             config.task.spec, encoder=schema.options(config.encoder), generator=schema.options(config.generator)
