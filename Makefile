@@ -4,7 +4,9 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-.PHONY: help install train demo test bench evidence toys clean
+MATRIX := lift/scripted_unet can/scripted_unet square/scripted_unet block_push/scripted_unet conveyor/bundled_unet
+
+.PHONY: help install train demo test bench evidence matrix toys clean
 
 help:
 	@echo "make train     train a one-step policy on Push-T, evaluate it and film it"
@@ -12,6 +14,7 @@ help:
 	@echo "make test      lint, type-check and test"
 	@echo "make bench     measure the performance figures again (results/benchmarks)"
 	@echo "make evidence  train and measure drift and its controls on the human demonstrations again (hours)"
+	@echo "make matrix    make the demonstrations of robomimic's tasks and BlockPush, train and measure on them (a day)"
 	@echo "make toys      train and draw the toys again (docs/toys.md; hours)"
 	@echo "make clean     remove the environment and caches (runs/ stays)"
 
@@ -48,6 +51,17 @@ evidence: $(INSTALLED)
 	$(RUN) benchmarks/baselines.py push_t/human_unet
 	$(RUN) -m drifting_policy.report tables
 	$(RUN) -m drifting_policy.report tables --document docs/training.md
+
+matrix: $(INSTALLED)
+	$(RUN) -m drifting_policy.datasets.experts --task lift --episodes 200 --workers 2 --out data/robomimic/lift_scripted.hdf5
+	$(RUN) -m drifting_policy.datasets.experts --task can --episodes 200 --workers 2 --out data/robomimic/can_scripted.hdf5
+	$(RUN) -m drifting_policy.datasets.experts --task square --episodes 300 --workers 2 --out data/robomimic/square_scripted.hdf5
+	$(RUN) -m drifting_policy.datasets.block_push --out data/block_push/block_push_scripted.zarr.zip
+	for table in $(MATRIX); do DRIFTING_POLICY_DATA=data $(RUN) benchmarks/baselines.py $$table || exit 1; done
+	DRIFTING_POLICY_DATA=data $(RUN) benchmarks/replays.py
+	$(RUN) benchmarks/matrix.py
+	$(RUN) -m drifting_policy.report tables
+	$(RUN) -m drifting_policy.report tables --document docs/tasks.md
 
 toys: $(INSTALLED)
 	$(RUN) benchmarks/mixtures.py

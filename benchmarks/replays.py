@@ -47,14 +47,15 @@ def main() -> int:
             command = [sys.executable, "-m", "drifting_policy.replay", f"task={task}", f"data={data}", f"out={out}"]
             if subprocess.run(command, check=False).returncode > 1:
                 return 1
-        rows.append(row(json.loads((out / "replay.json").read_text())))
+        required = load_task(task).data[data].replay_score
+        rows.append(row(json.loads((out / "replay.json").read_text()), required=required))
         print("  ".join(f"{value}" for value in rows[-1].values()))
         if rows[-1]["required"] is not None and rows[-1]["max_score"] < rows[-1]["required"]:
             missed.append(f"{task} {data} reaches {rows[-1]['max_score']}, not {rows[-1]['required']}.")
     return record(given.out, rows=rows, missed=missed, benchmark="replays")
 
 
-def row(replayed: dict[str, Any]) -> dict[str, Any]:
+def row(replayed: dict[str, Any], *, required: float | None) -> dict[str, Any]:
     """What a table shows of a replay."""
     metrics = {name: metric["value"] for name, metric in replayed["metrics"].items()}
     stages = [f"{metrics[name]:.3f}" for name in metrics if name[0] == "p" and name[1:].isdigit()]
@@ -65,7 +66,7 @@ def row(replayed: dict[str, Any]) -> dict[str, Any]:
         "max_score": round(metrics["max_score"], 4),
         "success": round(metrics["success"], 4),
         "stages": " / ".join(stages),
-        "required": replayed["required_max_score"],
+        "required": required,
         "versions": replayed["versions"],
     }
 
