@@ -1,1 +1,1 @@
-"""Scripted experts for the robosuite tasks: privileged state in, delta OSC_POSE actions out, two styles per task."""
+"""Scripted experts: the state of the simulator in, actions out, in ways that nothing in the observations tells."""
