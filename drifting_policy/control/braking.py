@@ -119,7 +119,7 @@ class Brake:
         Up to m = floor((p / q + tau) / 2) the falling line lies above the rising one; where both lie below -A, between m1 and
         m2, the bound holds; n = floor(tau) steps in all.
         """
-        p, q, A, tau, m, n, total, scratch = (  # noqa: N806
+        p, q, A, tau, m, n, total, scratch = (
             self._p, self._q, self._A, self._tau, self._m, self._n, self._total, self._scratch
         )  # fmt: skip
         np.divide(p, q, out=self._s)

@@ -40,7 +40,7 @@ class Limiter:
         resolved = limits.resolve(dimensions)
         self.limits = resolved
         per_step = [resolved.velocity / control_hz, resolved.acceleration / control_hz**2, resolved.jerk / control_hz**3]
-        V, A, q = (bound[:, None].copy() for bound in per_step)  # noqa: N806
+        V, A, q = (bound[:, None].copy() for bound in per_step)
         self._free = ~np.isfinite(V)
         V[self._free] = 1.0  # these dimensions are only clipped; the numbers keep the arithmetic finite
         A[~np.isfinite(A)] = 2 * V[~np.isfinite(A)]  # from -V to V in one step: never binding
