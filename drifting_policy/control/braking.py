@@ -73,7 +73,8 @@ class Brake:
         self._above_first.fill(True)  # by construction, up to rounding
         self._above_last.fill(False)
         np.minimum.reduce(self._total, axis=1, keepdims=True, out=self._r, where=self._above, initial=np.inf)
-        np.add.reduce(self._above, axis=1, keepdims=True, out=self._first)
+        np.copyto(self._scratch, self._above)  # to sum booleans would need a buffer
+        np.add.reduce(self._scratch, axis=1, keepdims=True, out=self._first)
         np.logical_not(self._above, out=self._above)
         np.maximum.reduce(self._total, axis=1, keepdims=True, out=self._mix, where=self._above, initial=-np.inf)
         np.subtract(self._r, self._mix, out=self._mix)  # above zero: F falls strictly below R(p), where -w lies

@@ -1,13 +1,14 @@
 """What a controller tells to whoever records it."""
 
 from collections.abc import Mapping
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 import numpy as np
 
 from drifting_policy.control.status import Status
 
 
+@runtime_checkable
 class Recorder(Protocol):
     """Is told everything that decides what the robot does. It must return quickly, and copy what it keeps: arrays are reused.
 

@@ -2,7 +2,7 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, final
+from typing import Any, Protocol, final, runtime_checkable
 
 import numpy as np
 
@@ -14,6 +14,7 @@ from drifting_policy.types import ConfigError, PolicySpec
 NOISES = ("zero", "held", "fresh")
 
 
+@runtime_checkable
 class Acting(Protocol):
     """A policy as the controller calls it: with a prefix only if it takes one."""
 
