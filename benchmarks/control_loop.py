@@ -26,7 +26,7 @@ from drifting_policy.control.controller import Controller
 from drifting_policy.control.inference import Inference, ThreadInference
 from drifting_policy.control.limits import Limits
 from drifting_policy.control.process import ProcessInference
-from drifting_policy.control.realtime import pace, pinned, quiet_collector
+from drifting_policy.control.realtime import pace, pinned, quiet_collector, urgent
 from drifting_policy.control.report import Report
 from drifting_policy.control.status import Status
 from drifting_policy.types import Policy
@@ -70,7 +70,8 @@ def drive(inference: Inference, *, seconds: float, limits: Limits) -> tuple[Repo
     obs = {key: rng.standard_normal(array.shape).astype(array.dtype) for key, array in spec.observations.items()}
     unanswered = raised = misses = 0
     options: dict[str, Any] = {"exec_steps": EXEC_STEPS, "deadline": DEADLINE, "limits": limits}
-    with Controller(inference, control_hz=HZ, **options) as controller, quiet_collector():
+    controller = Controller(inference, control_hz=HZ, **options)
+    with controller, quiet_collector():
         for now in pace(HZ, seconds=seconds):
             try:
                 controller.submit(obs, now)
@@ -94,15 +95,18 @@ def main(argv: Sequence[str]) -> int:
     parser.add_argument("--inference", choices=("process", "thread"), default="process")
     parser.add_argument("--beside", choices=("training", "nothing"), default="training")
     parser.add_argument("--core", type=int, help="pin the loop to this core; default: not pinned")
+    parser.add_argument("--priority", type=int, help="SCHED_FIFO priority of the loop, 1..99; default: a normal thread")
     parser.add_argument("--out", type=Path, default=RESULTS / "control_loop.json")
     given = parser.parse_args(argv)
     factory = functools.partial(make_policy, given.checkpoint, given.head)
     cores = {given.core} if given.core is not None else os.sched_getaffinity(0)
     limits = Limits(velocity=1e4, acceleration=1e6, jerk=1e8)  # of a robot in pixels: they bind, and are worked out
     inference: Inference = ProcessInference(factory) if given.inference == "process" else ThreadInference(factory())
-    with training(given.beside == "training"), pinned(cores):
+    prior = urgent(given.priority) if given.priority else contextlib.nullcontext()
+    with training(given.beside == "training"), pinned(cores), prior:
         report, unanswered, raised = drive(inference, seconds=given.seconds, limits=limits)
     row = {"inference": given.inference, "beside": given.beside, "seconds": given.seconds, "control_hz": HZ}
+    row |= {"core": given.core, "priority": given.priority}
     row |= {"unanswered": unanswered, "raised": raised, **report.to_dict()}
     for name in ("action", "inference", "age", "jitter"):
         times = row[name] if isinstance(row[name], dict) else {}
