@@ -62,8 +62,8 @@ class ChunkExecutor:
         plan_seconds: duration of every call of the policy so far, the first (warm-up) call included.
 
     Raises:
-        ConfigError: a latency below zero, or one that the chunk is too short for; a seam that does not exist, or that the policy
-            was not trained for.
+        ConfigError: a latency below zero, or one that the chunk is too short for; a seam that does not exist, or one that the
+            policy was not trained for.
     """
 
     def __init__(

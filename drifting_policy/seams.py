@@ -99,7 +99,5 @@ class Execution:
             joined[:, blended] = share * new[:, blended] + (1 - share) * before[:, blended]
         return joined
 
-    def switches(self, spec: PolicySpec, *, latency_steps: int, steps: int) -> np.ndarray:
-        """The steps of an episode of so many `steps` at which the first command of another plan is executed."""
-        period = self.period(spec)
-        return np.arange(period + self.committed(latency_steps), steps, period)
+
+RECEDING = Execution()
