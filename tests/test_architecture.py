@@ -53,7 +53,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "doctor": ("*", "*"),
     "envs": ("", "*"),
     "datasets": ("*", "*"),
-    "": ("types chunking checkpoint", ""),  # drifting_policy/__init__.py, for the type checker alone
+    "": ("types chunking checkpoint control", ""),  # drifting_policy/__init__.py, for the type checker alone
 }
 HYDRA_USERS = {"config", "commands", "cli", "train", "eval"}
 DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core", "omegaconf": "hydra-core"}

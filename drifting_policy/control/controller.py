@@ -15,14 +15,14 @@ from drifting_policy.control.latency import Histogram
 from drifting_policy.control.limiter import Limiter
 from drifting_policy.control.limits import Limits
 from drifting_policy.control.log import Recorder
-from drifting_policy.control.planner import Acting, Planner
+from drifting_policy.control.planner import Planner
 from drifting_policy.control.planning import Planning
 from drifting_policy.control.report import Faults, Report
 from drifting_policy.control.schedule import Grid, Schedule
 from drifting_policy.control.settings import Settings
 from drifting_policy.control.status import Status
 from drifting_policy.control.watchdog import Watchdog
-from drifting_policy.types import ConfigError
+from drifting_policy.types import ConfigError, Policy
 
 LONG_STEP = 10  # a control step of so many periods is told as a fault
 
@@ -74,7 +74,7 @@ class Controller:
 
     def __init__(
         self,
-        policy: Acting | Inference,
+        policy: Policy | Inference,
         *,
         exec_steps: int,
         deadline: float,
@@ -116,7 +116,7 @@ class Controller:
         )
         self.settings.check(self._inference, contract=contract)
         self._watchdog = watchdog or Watchdog.suited(period=1 / hz, chunk_seconds=ahead / hz)
-        self._planner = Planner(noise=noise, candidates=candidates, rule=rule, limits=limits)
+        self._planner = Planner(noise=noise, candidates=candidates, rule=rule, limits=limits, control_hz=hz)
         self._limiter = Limiter(limits, control_hz=hz, dimensions=d)
         self._fallback = Fallback(fallback, self._limiter, rest_steps=round(rest_seconds * hz))
         self._clock, self._recorder = clock, recorder

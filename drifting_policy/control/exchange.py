@@ -78,6 +78,7 @@ class Exchange:
 
     @error.setter
     def error(self, sentence: str | None) -> None:
+        """Say how the inference ended."""
         self._text.fill(0)
         raw = (sentence or "").encode()[:TEXT]
         self._text[: len(raw)] = np.frombuffer(raw, np.uint8)

@@ -7,8 +7,8 @@ from collections.abc import Callable
 from typing import final
 
 from drifting_policy.control.exchange import Exchange
-from drifting_policy.control.planner import Acting, Planner, warm_up
-from drifting_policy.types import ConfigError, PolicySpec
+from drifting_policy.control.planner import Planner, warm_up
+from drifting_policy.types import ConfigError, Policy, PolicySpec
 
 JOIN_SECONDS = 2.0
 
@@ -69,7 +69,7 @@ class InlineInference(Inference):
         latency: seconds until an answer is there; a number, or a function of the number of the plan. Infinity: it never comes.
     """
 
-    def __init__(self, policy: Acting, latency: float | Callable[[int], float] = 0.0) -> None:
+    def __init__(self, policy: Policy, latency: float | Callable[[int], float] = 0.0) -> None:
         self._policy = policy
         self._latency = latency if callable(latency) else lambda plan: latency
         self._due = math.inf
@@ -83,7 +83,7 @@ class InlineInference(Inference):
     @property
     def max_prefix(self) -> int:
         """The longest prefix that it takes, 0 for none."""
-        return int(getattr(self._policy, "max_prefix", 0))
+        return self._policy.max_prefix
 
     @property
     def ended(self) -> str | None:
@@ -120,7 +120,7 @@ class ThreadInference(Inference):
     lock, delays the loop by up to `sys.getswitchinterval()`. `ProcessInference` does not have this problem.
     """
 
-    def __init__(self, policy: Acting) -> None:
+    def __init__(self, policy: Policy) -> None:
         self._policy = policy
         self._go = threading.Semaphore(0)
         self._ready = threading.Event()
@@ -138,7 +138,7 @@ class ThreadInference(Inference):
     @property
     def max_prefix(self) -> int:
         """The longest prefix that it takes, 0 for none."""
-        return int(getattr(self._policy, "max_prefix", 0))
+        return self._policy.max_prefix
 
     @property
     def ended(self) -> str | None:

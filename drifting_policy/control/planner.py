@@ -2,28 +2,17 @@
 
 import dataclasses
 from collections.abc import Callable
-from typing import Any, Protocol, final, runtime_checkable
+from typing import Any, final
 
 import numpy as np
 
 from drifting_policy.chunking import plan_noise
+from drifting_policy.control.candidates import RULES, choose, spread
 from drifting_policy.control.exchange import Exchange
 from drifting_policy.control.limits import Limits
-from drifting_policy.types import ConfigError, PolicySpec
+from drifting_policy.types import ConfigError, Policy, PolicySpec
 
 NOISES = ("zero", "held", "fresh")
-
-
-@runtime_checkable
-class Acting(Protocol):
-    """A policy as the controller calls it: with a prefix only if it takes one."""
-
-    @property
-    def spec(self) -> PolicySpec:
-        """What it sees and commands."""
-        ...
-
-    act: Callable[..., np.ndarray]
 
 
 @final
@@ -39,12 +28,15 @@ class Planner:
     candidates: int = 1
     rule: str = "medoid"
     limits: Limits | None = None
+    control_hz: float = 1.0
 
     def __post_init__(self) -> None:
         if self.noise not in NOISES:
             raise ConfigError(f"Unknown noise '{self.noise}'; choose one of {list(NOISES)}.")
         if self.candidates < 1:
             raise ConfigError(f"candidates must be at least 1; got {self.candidates}.")
+        if self.rule not in RULES:
+            raise ConfigError(f"Unknown rule '{self.rule}' for choosing among candidates; choose one of {list(RULES)}.")
         if self.candidates > 1 and self.noise == "zero":
             raise ConfigError("Several candidates need noise to differ by; choose noise 'held' or 'fresh'.")
 
@@ -52,7 +44,7 @@ class Planner:
         """The memory for its requests."""
         return Exchange(spec, max_prefix=max_prefix, candidates=self.candidates, **where)
 
-    def answer(self, policy: Acting, exchange: Exchange, clock: Callable[[], float]) -> None:
+    def answer(self, policy: Policy, exchange: Exchange, clock: Callable[[], float]) -> None:
         """Fill in the answer to the request in `exchange`; what the policy does wrong becomes a sentence there."""
         begin = clock()
         exchange.error = None
@@ -62,7 +54,7 @@ class Planner:
             exchange.error = f"The policy failed: {type(error).__name__}: {error}"
         exchange.times[:2] = begin, clock()
 
-    def _draw(self, policy: Acting, exchange: Exchange) -> None:
+    def _draw(self, policy: Policy, exchange: Exchange) -> None:
         spec, (plan, prefix_steps, _) = policy.spec, (int(number) for number in exchange.numbers)
         shape = (self.candidates, *spec.sample_shape)
         noise = None
@@ -72,22 +64,22 @@ class Planner:
             noise = exchange.noise
         exchange.numbers[2] = noise is not None
         prefix = exchange.prefix[:prefix_steps] if prefix_steps else None
-        given = {} if prefix is None else {"prefix": np.repeat(prefix[None], self.candidates, axis=0)}
-        chunks = np.asarray(policy.act(exchange.windows, noise=noise, **given))
+        committed = None if prefix is None else np.repeat(prefix[None], self.candidates, axis=0)
+        chunks = np.asarray(policy.act(exchange.windows, noise=noise, prefix=committed))
         if chunks.shape != shape:
             raise ValueError(f"it must return action chunks of shape {shape}; it returned {chunks.shape}")
         if not np.isfinite(chunks).all():
             raise ValueError("it returned an action chunk with NaN or infinity")
         exchange.times[2], chosen = 0.0, 0
         if self.candidates > 1:
-            from drifting_policy.control.candidates import choose, spread
-
-            exchange.times[2] = spread(chunks)
-            chosen = choose(chunks, self.rule, prefix, self.limits)
+            ahead = chunks[:, spec.first_executed :]
+            exchange.times[2] = spread(ahead)
+            limits = None if self.limits is None else self.limits.resolve(spec.action.shape[0])
+            chosen = choose(ahead, rule=self.rule, prefix=prefix, limits=limits, control_hz=self.control_hz)
         exchange.chunk[...] = chunks[chosen]
 
 
-def warm_up(planner: Planner, policy: Acting, exchange: Exchange, clock: Callable[[], float]) -> None:
+def warm_up(planner: Planner, policy: Policy, exchange: Exchange, clock: Callable[[], float]) -> None:
     """A first plan from an observation of zeros, which no statistic counts.
 
     Raises:

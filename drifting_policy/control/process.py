@@ -11,8 +11,8 @@ from multiprocessing.connection import Connection
 from typing import Any, final
 
 from drifting_policy.control.inference import Inference
-from drifting_policy.control.planner import Acting, Planner, warm_up
-from drifting_policy.types import ConfigError, PolicySpec, UserError
+from drifting_policy.control.planner import Planner, warm_up
+from drifting_policy.types import ConfigError, Policy, PolicySpec, UserError
 
 START_SECONDS = 120.0  # for the policy to load, warm-up included
 GRACE_SECONDS = 2.0
@@ -35,7 +35,7 @@ class ProcessInference(Inference):
         ConfigError: the process cannot make the policy; says why.
     """
 
-    def __init__(self, make_policy: Callable[[], Acting], *, cores: set[int] | None = None) -> None:
+    def __init__(self, make_policy: Callable[[], Policy], *, cores: set[int] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self._go, self._done = context.Semaphore(0), context.Semaphore(0)
         self._connection, theirs = context.Pipe()
@@ -123,7 +123,7 @@ class ProcessInference(Inference):
             self.exchange.close()
 
 
-def _work(connection: Connection, make_policy: Callable[[], Acting], go: Any, done: Any, cores: set[int] | None) -> None:
+def _work(connection: Connection, make_policy: Callable[[], Policy], go: Any, done: Any, cores: set[int] | None) -> None:
     """The process: make the policy, answer requests until the pipe is closed."""
 
     signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C goes to all processes; the parent decides
@@ -133,9 +133,9 @@ def _work(connection: Connection, make_policy: Callable[[], Acting], go: Any, do
     with contextlib.suppress(EOFError, BrokenPipeError, ConnectionResetError):
         try:
             policy = make_policy()
-            connection.send((policy.spec.to_dict(), int(getattr(policy, "max_prefix", 0))))
+            connection.send((policy.spec.to_dict(), policy.max_prefix))
             planner, name = connection.recv()
-            exchange = planner.exchange(policy.spec, max_prefix=int(getattr(policy, "max_prefix", 0)), name=name)
+            exchange = planner.exchange(policy.spec, max_prefix=policy.max_prefix, name=name)
             warm_up(planner, policy, exchange, time.monotonic)
         except UserError as error:
             connection.send(error)

@@ -96,16 +96,15 @@ def test_the_first_steps_of_a_faded_chunk_are_mixtures() -> None:
 
 
 def test_a_fade_softens_the_seam() -> None:
-    largest = {}
+    largest: dict[str, float] = {}
     for seam in ("snap", "fade"):
         policy = Walker(lambda call, chunk: chunk + 0.1 * (-1) ** call)
         with controller(policy, 0.01, noise="zero", seam=seam, fade_steps=3) as ours:
+            actions = []
             for step in range(40):
                 ours.submit({"position": np.zeros(2, np.float32)}, step / HZ)
-                action = ours.action(step / HZ)[0].copy()
-                if step > 1:
-                    largest[seam] = max(largest.get(seam, 0), abs(action - last).max())
-                last = action
+                actions.append(ours.action(step / HZ)[0].copy())
+            largest[seam] = np.abs(np.diff(actions[1:], axis=0)).max()
     assert largest["snap"] > 0.19
     assert largest["fade"] < 0.3 * largest["snap"]
 
@@ -273,3 +272,17 @@ def test_the_right_contract_is_accepted() -> None:
     assert controller(Walker(), contract=SPEC.contract_hash, deadline=0.07).settings.deadline == 0.07
     with pytest.raises(ConfigError, match="hold age"):
         Watchdog(observation_hold=2.0, observation_stop=1.0)
+
+
+def test_the_most_typical_candidate_is_executed() -> None:
+    """Of three candidates, two agree; the third is the odd one out, and its spread stops the robot if it must not be."""
+    policy = Walker(lambda call, chunk: chunk + np.array([1.0, 0.0, 0.01])[:, None, None])
+    with controller(policy, candidates=3, noise="fresh", seed=2) as ours:
+        ours.submit({"position": np.zeros(2, np.float32)}, 0.0)
+        assert ours.action(0.0)[0] == pytest.approx(np.full(2, 0.01), abs=1e-6)
+    assert np.array_equal(policy.calls[0]["noise"], plan_noise(2, 0, (3, *SPEC.sample_shape)))
+    assert {len(value) for value in policy.calls[0]["obs"].values()} == {3}
+    for max_spread, expected in ((1.0, OK), (0.1, STOP)):
+        with controller(policy, candidates=3, max_spread=max_spread) as ours:
+            assert drive(ours, 3)[1] == [expected] * 3
+            assert ("max_spread" in str(ours.report().fault)) == (expected is STOP)
