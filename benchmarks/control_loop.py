@@ -63,15 +63,17 @@ def training(wanted: bool) -> Iterator[None]:
             child.wait()
 
 
-def drive(inference: Inference, *, seconds: float, limits: Limits) -> tuple[Report, int, int]:
+def drive(inference: Inference, *, seconds: float, cores: set[int], priority: int | None) -> tuple[Report, int, int]:
     """The report of a loop of so many seconds, how many misses were not answered, and how many steps raised."""
+    limits = Limits(velocity=1e4, acceleration=1e6, jerk=1e8)  # of a robot in pixels: they bind, and are worked out
     spec = inference.spec
     rng = np.random.default_rng(0)
     obs = {key: rng.standard_normal(array.shape).astype(array.dtype) for key, array in spec.observations.items()}
     unanswered = raised = misses = 0
     options: dict[str, Any] = {"exec_steps": EXEC_STEPS, "deadline": DEADLINE, "limits": limits}
     controller = Controller(inference, control_hz=HZ, **options)
-    with controller, quiet_collector():
+    prior = urgent(priority) if priority else contextlib.nullcontext()
+    with controller, pinned(cores), prior, quiet_collector():  # what the controller starts inherits neither core nor priority
         for now in pace(HZ, seconds=seconds):
             try:
                 controller.submit(obs, now)
@@ -100,11 +102,9 @@ def main(argv: Sequence[str]) -> int:
     given = parser.parse_args(argv)
     factory = functools.partial(make_policy, given.checkpoint, given.head)
     cores = {given.core} if given.core is not None else os.sched_getaffinity(0)
-    limits = Limits(velocity=1e4, acceleration=1e6, jerk=1e8)  # of a robot in pixels: they bind, and are worked out
     inference: Inference = ProcessInference(factory) if given.inference == "process" else ThreadInference(factory())
-    prior = urgent(given.priority) if given.priority else contextlib.nullcontext()
-    with training(given.beside == "training"), pinned(cores), prior:
-        report, unanswered, raised = drive(inference, seconds=given.seconds, limits=limits)
+    with training(given.beside == "training"):
+        report, unanswered, raised = drive(inference, seconds=given.seconds, cores=cores, priority=given.priority)
     row = {"inference": given.inference, "beside": given.beside, "seconds": given.seconds, "control_hz": HZ}
     row |= {"core": given.core, "priority": given.priority}
     row |= {"unanswered": unanswered, "raised": raised, **report.to_dict()}

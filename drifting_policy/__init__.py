@@ -13,7 +13,13 @@ if TYPE_CHECKING:
 __all__ = ["ChunkExecutor", "Controller", "Policy", "PolicySpec", "__version__", "load_policy"]
 
 # Names are imported when first used: a robot that only executes chunks must not pay for torch.
-_HOMES = {"load_policy": "checkpoint", "ChunkExecutor": "chunking", "Controller": "control.controller", "Policy": "types", "PolicySpec": "types"}
+_HOMES = {
+    "load_policy": "checkpoint",
+    "ChunkExecutor": "chunking",
+    "Controller": "control.controller",
+    "Policy": "types",
+    "PolicySpec": "types",
+}
 
 
 def __getattr__(name: str) -> object:

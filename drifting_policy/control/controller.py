@@ -9,12 +9,12 @@ from typing import final
 import numpy as np
 
 from drifting_policy.control.fallback import Fallback
-from drifting_policy.control.history import History
 from drifting_policy.control.inference import Inference, ThreadInference
 from drifting_policy.control.latency import Histogram
 from drifting_policy.control.limiter import Limiter
 from drifting_policy.control.limits import Limits
 from drifting_policy.control.log import Recorder
+from drifting_policy.control.observation_ring import ObservationRing
 from drifting_policy.control.planner import Planner
 from drifting_policy.control.planning import Planning
 from drifting_policy.control.report import Faults, Report
@@ -125,7 +125,7 @@ class Controller:
         self.reset(seed)
 
     def _make_parts(self, ahead: int, dimensions: int) -> None:
-        self._history, self._grid = History(self._inference.spec), Grid(self.settings.control_hz)
+        self._history, self._grid = ObservationRing(self._inference.spec), Grid(self.settings.control_hz)
         self._schedule, self._faults = Schedule(steps=ahead, dimensions=dimensions), Faults()
         self._planning = Planning(
             self._inference,

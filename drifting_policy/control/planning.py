@@ -6,9 +6,9 @@ from typing import final
 
 import numpy as np
 
-from drifting_policy.control.history import History
 from drifting_policy.control.inference import Inference
 from drifting_policy.control.latency import Histogram
+from drifting_policy.control.observation_ring import ObservationRing
 from drifting_policy.control.report import Faults
 from drifting_policy.control.schedule import Grid, Schedule
 from drifting_policy.control.settings import Settings
@@ -39,7 +39,7 @@ class Planning:
         inference: Inference,
         settings: Settings,
         *,
-        history: History,
+        history: ObservationRing,
         grid: Grid,
         schedule: Schedule,
         faults: Faults,

@@ -1,4 +1,4 @@
-"""History: the newest observations of one robot, copied into fixed memory."""
+"""ObservationRing: the newest observations of one robot, copied into fixed memory."""
 
 from collections.abc import Mapping
 from typing import final
@@ -9,7 +9,7 @@ from drifting_policy.types import PolicySpec
 
 
 @final
-class History:
+class ObservationRing:
     """The last `obs_horizon` observations; the first one of an episode is repeated to fill them.
 
     An observation is written into a spare slot and counts only when all its keys are sound.
