@@ -129,12 +129,22 @@ class RolloutConfig:
     out: str = "push_t.zarr.zip"
 
 
+@dataclass
+class PlaybackConfig:
+    """Everything that `python -m drifting_policy.playback` accepts."""
+
+    log: str = ""
+    ckpt: str = ""
+    threads: int = 1
+
+
 COMMANDS: dict[str, type] = {
     "eval": EvalConfig,
     "compare": CompareConfig,
     "protocol": ProtocolConfig,
     "replay": ReplayConfig,
     "rollout": RolloutConfig,
+    "playback": PlaybackConfig,
 }
 
 

@@ -45,6 +45,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "curves": ("types", "matplotlib"),
     "report": ("types atomic reporting versions", ""),
     "robomimic_policy": ("types chunking checkpoint data envs", "numpy"),
+    "recorder": ("types atomic control data versions", "numpy"),
+    "playback": ("*", "*"),
     "train": ("*", "*"),
     "eval": ("*", "*"),
     "compare": ("*", "*"),
@@ -53,7 +55,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "doctor": ("*", "*"),
     "envs": ("", "*"),
     "datasets": ("*", "*"),
-    "": ("types chunking checkpoint control", ""),  # drifting_policy/__init__.py, for the type checker alone
+    "": ("types chunking checkpoint control recorder", ""),  # drifting_policy/__init__.py, for the type checker alone
 }
 HYDRA_USERS = {"config", "commands", "cli", "train", "eval"}
 DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core", "omegaconf": "hydra-core"}

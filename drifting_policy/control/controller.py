@@ -97,6 +97,7 @@ class Controller:
         clock: Callable[[], float] = time.monotonic,
         recorder: Recorder | None = None,
     ) -> None:
+        options = {name: value for name, value in locals().items() if name not in ("self", "policy", "clock", "recorder")}
         self._inference = policy if isinstance(policy, Inference) else ThreadInference(policy)
         spec = self._inference.spec
         hz, d = spec.control_hz if control_hz is None else control_hz, spec.action.shape[0]
@@ -122,6 +123,8 @@ class Controller:
         self._clock, self._recorder = clock, recorder
         self._action = np.full(d, np.nan)
         self._make_parts(ahead, d)
+        if recorder is not None:
+            recorder.attached(spec, options, max_prefix=self._inference.max_prefix)
         self.reset(seed)
 
     def _make_parts(self, ahead: int, dimensions: int) -> None:
@@ -176,6 +179,7 @@ class Controller:
         self._faults.newest = None
         self._action.fill(math.nan)
         self._forget_times()
+        self._tell(lambda recorder: recorder.began(seed))
 
     def _forget_times(self) -> None:
         self._grid.reset()

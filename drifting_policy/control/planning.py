@@ -26,7 +26,7 @@ class Planning:
         settings: when plans begin, when they must be there, and how they follow each other.
         history, grid, schedule: observations, control steps, commands.
         faults: is told what goes wrong.
-        planned: called after each plan: number, t_obs, begin, end, noise, prefix, chunk.
+        planned: called when a plan has come, with what `Recorder.planned` is told.
 
     Attributes:
         overdue: whether the newest plan missed its deadline or failed, and no later one has come.
@@ -113,32 +113,39 @@ class Planning:
                 self._miss(ended)
             return
         self._pending = False
-        if self._abandoned:
-            return
         exchange = self._inference.exchange
-        if (error := exchange.error) is not None:
-            self.failures += 1
-            self._miss(error)
-            self._next = tick + 1
+        if self._abandoned:  # it belongs to a time or an episode that is over
+            self._planned(self._plan - 1, math.nan, math.nan, math.nan, None, None, None, 0.0)
             return
         begin, end, spread = (float(value) for value in exchange.times)
+        failed = exchange.error is not None
+        noise = exchange.noise if exchange.numbers[2] and not failed else None
+        prefix = exchange.prefix[: exchange.numbers[1]] if exchange.numbers[1] else None
+        chunk = None if failed else exchange.chunk
+        self._planned(self._plan - 1, self._t_planned, begin, end, noise, prefix, chunk, spread)
+        if exchange.error is not None:
+            self.failures += 1
+            self._miss(exchange.error)
+            self._next = tick + 1
+            return
         self.times.record(end - begin)
         if self._settings.latency is None:
             self._latency = max(now - self._asked, LATENCY_DECAY * self._latency)
         if not spread <= self._settings.max_spread:
             self.doubt = f"The candidates of plan {self._plan - 1} differ by {spread:.4g}, more than max_spread."
             return
+        self._install(exchange.chunk, tick)
+
+    def _install(self, chunk: np.ndarray, tick: int) -> None:
+        """Put the commands of a plan that has come on the schedule."""
         self.dropped += self._schedule.install(
-            exchange.chunk[self._first :],
+            chunk[self._first :],
             first_tick=self._planned_tick,
             now_tick=tick,
             t_obs=self._t_planned,
             fade_steps=self._fade,
         )
         self.overdue = False
-        noise = exchange.noise if exchange.numbers[2] else None
-        prefix = exchange.prefix[: exchange.numbers[1]] if exchange.numbers[1] else None
-        self._planned(self._plan - 1, self._t_planned, begin, end, noise, prefix, exchange.chunk)
 
     def _miss(self, sentence: str) -> None:
         if not self._missed and not self._abandoned:

@@ -205,6 +205,12 @@ class Breaking:
     def __init__(self) -> None:
         self.told: list[str] = []
 
+    def attached(self, *about: object, **more: object) -> None:
+        """Fine."""
+
+    def began(self, *about: object) -> None:
+        """Fine."""
+
     def observed(self, *about: object) -> None:
         """Fine."""
         self.told.append("observed")
