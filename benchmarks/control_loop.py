@@ -68,7 +68,7 @@ def drive(inference: Inference, *, seconds: float, cores: set[int], priority: in
     """The report of a loop of so many seconds, how many misses were not answered, and how many steps raised."""
     spec = inference.spec
     rng = np.random.default_rng(0)
-    # Plans of fresh weights for noisy observations jump about: the limits always bind, and the way to rest is always worked out.
+    # Plans of fresh weights for noisy observations jump about: the limits always bind, and the way to rest is worked out.
     limits = Limits(position_low=-WALL, position_high=WALL, velocity=WALL / 2, acceleration=4 * WALL, jerk=40 * WALL)
     noisy = [
         {key: 10 * rng.standard_normal(array.shape).astype(array.dtype) for key, array in spec.observations.items()}
