@@ -35,6 +35,7 @@ HZ = 100.0
 BAR_MS = 1.0
 EXEC_STEPS = 4
 DEADLINE = 0.05
+WALL = 16.0  # in the units of the made-up demonstrations: fresh weights command about (4.7, 15.5)
 
 
 def make_policy(path: str | None, head: str) -> Policy:
@@ -65,18 +66,22 @@ def training(wanted: bool) -> Iterator[None]:
 
 def drive(inference: Inference, *, seconds: float, cores: set[int], priority: int | None) -> tuple[Report, int, int]:
     """The report of a loop of so many seconds, how many misses were not answered, and how many steps raised."""
-    limits = Limits(velocity=1e4, acceleration=1e6, jerk=1e8)  # of a robot in pixels: they bind, and are worked out
     spec = inference.spec
     rng = np.random.default_rng(0)
-    obs = {key: rng.standard_normal(array.shape).astype(array.dtype) for key, array in spec.observations.items()}
+    # Plans of fresh weights for noisy observations jump about: the limits always bind, and the way to rest is worked out.
+    limits = Limits(position_low=-WALL, position_high=WALL, velocity=WALL / 2, acceleration=4 * WALL, jerk=40 * WALL)
+    noisy = [
+        {key: 10 * rng.standard_normal(array.shape).astype(array.dtype) for key, array in spec.observations.items()}
+        for _ in range(97)
+    ]
     unanswered = raised = misses = 0
     options: dict[str, Any] = {"exec_steps": EXEC_STEPS, "deadline": DEADLINE, "limits": limits}
     controller = Controller(inference, control_hz=HZ, **options)
     prior = urgent(priority) if priority else contextlib.nullcontext()
     with controller, pinned(cores), prior, quiet_collector():  # what the controller starts inherits neither core nor priority
-        for now in pace(HZ, seconds=seconds):
+        for step, now in enumerate(pace(HZ, seconds=seconds)):
             try:
-                controller.submit(obs, now)
+                controller.submit(noisy[step % len(noisy)], now)
                 action, status = controller.action(now)
             except Exception as error:  # noqa: BLE001 - to be counted: none may happen
                 print(f"raised: {error}")

@@ -102,7 +102,7 @@ class Controller:
         spec = self._inference.spec
         hz, d = spec.control_hz if control_hz is None else control_hz, spec.action.shape[0]
         ahead = spec.pred_horizon - spec.first_executed
-        limits, jump = limits or Limits(), np.broadcast_to(np.asarray(max_jump, np.float64), (d,))
+        limits = limits or Limits()
         self.settings = Settings(
             control_hz=hz,
             exec_steps=exec_steps,
@@ -111,7 +111,7 @@ class Controller:
             seam=seam,
             fade_steps=fade_steps,
             measured=measured,
-            max_jump=jump,
+            max_jump=np.asarray(max_jump, np.float64),
             max_spread=max_spread,
             latency=latency,
         )

@@ -55,7 +55,7 @@ class Limits:
 
 
 @final
-@dataclasses.dataclass(frozen=True)
+@dataclasses.dataclass(eq=False)
 class ResolvedLimits:
     """The same for a known number of dimensions: arrays "d" of float64, infinite where there is no limit."""
 

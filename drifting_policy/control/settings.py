@@ -57,6 +57,10 @@ class Settings:
             raise ConfigError(
                 f"measured must name an observation of the action's shape {spec.action.shape}; '{self.measured}' is none."
             )
+        if self.max_jump.shape not in {(), spec.action.shape}:
+            raise ConfigError(
+                f"max_jump must be one number or one per dimension {spec.action.shape}; got {self.max_jump.shape}."
+            )
         if self.measured is None and np.isfinite(self.max_jump).any():
             raise ConfigError("max_jump compares the first command with the measured position; name its key in measured.")
         if not (self.max_jump > 0).all() or not self.max_spread > 0:

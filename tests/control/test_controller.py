@@ -225,7 +225,7 @@ def test_the_loop_keeps_no_memory_and_makes_no_arrays() -> None:
         ours._planning._next = np.inf  # no more plans: what follows is the loop alone, first on the chunk, then on hold
         gc.collect()
         before = sys.getallocatedblocks()
-        loop(100, 3000)
+        loop(100, 2000)
         assert sys.getallocatedblocks() - before < 300  # constant, far less than one for each step
         ours.reset()
         loop(4000, 3)
@@ -256,6 +256,9 @@ def test_the_loop_keeps_no_memory_and_makes_no_arrays() -> None:
         ({"candidates": 3, "noise": "zero"}, ConfigError, "noise"),
         ({"measured": "camera"}, ConfigError, "measured"),
         ({"max_jump": 0.1}, ConfigError, "measured"),
+        ({"max_jump": np.ones(3), "measured": "position"}, ConfigError, "one per dimension"),
+        ({"max_jump": 0.0, "measured": "position"}, ConfigError, "positive"),
+        ({"rule": "best"}, ConfigError, "medoid"),
         ({"control_hz": 0.0}, ConfigError, "control_hz"),
         ({"seed": -1}, ConfigError, "seed"),
         ({"latency": -0.1}, ConfigError, "latency"),

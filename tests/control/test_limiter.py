@@ -55,7 +55,7 @@ def commands_of(script: list[tuple[int, float, float]]) -> np.ndarray:
     return np.array(commands)
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=40, deadline=None)
 @given(st.integers(0, 2**32), orders)
 def test_no_sequence_of_commands_breaks_a_limit(seed: int, script: list[tuple[int, float, float]]) -> None:
     rng = np.random.default_rng(seed)
