@@ -9,6 +9,7 @@ from typing import Any
 from hydra.core.config_store import ConfigStore
 
 from drifting_policy.config import NamedConfig, SamplerConfig, TaskConfig
+from drifting_policy.seams import Execution
 from drifting_policy.types import ConfigError
 
 METRICS = ("max_score", "final_score", "success")
@@ -29,6 +30,11 @@ class EvalConfig:
     workers: int | None = None
     step_timeout: float = 60.0
     latency_steps: Any = 0
+    seam: str = "snap"
+    fade_steps: int = 4
+    commit_steps: int = 0
+    exec_horizon: int | None = None
+    held_noise: bool = False
     shard: str | None = None
     videos: int = 9
     device: str = "cpu"
@@ -39,6 +45,12 @@ class EvalConfig:
         given = self.latency_steps if isinstance(self.latency_steps, list) else [self.latency_steps]
         if not given or not all(type(steps) is int and steps >= 0 for steps in given):
             raise ConfigError(f"latency_steps must be a number of control steps or a list of them; got {self.latency_steps}.")
+        _ = self.execution  # checks
+
+    @property
+    def execution(self) -> Execution:
+        """How plans are executed."""
+        return Execution(self.seam, self.fade_steps, self.commit_steps, self.exec_horizon, self.held_noise)
 
 
 @dataclass
@@ -117,12 +129,22 @@ class RolloutConfig:
     out: str = "push_t.zarr.zip"
 
 
+@dataclass
+class PlaybackConfig:
+    """Everything that `python -m drifting_policy.playback` accepts."""
+
+    log: str = ""
+    ckpt: str = ""
+    threads: int = 1
+
+
 COMMANDS: dict[str, type] = {
     "eval": EvalConfig,
     "compare": CompareConfig,
     "protocol": ProtocolConfig,
     "replay": ReplayConfig,
     "rollout": RolloutConfig,
+    "playback": PlaybackConfig,
 }
 
 

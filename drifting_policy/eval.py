@@ -1,7 +1,7 @@
 """`python -m drifting_policy.eval ckpt=DIR`: scores with intervals, per-episode results, latency and a video."""
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,7 @@ def run(config: EvalConfig) -> None:
         "inference_batch": config.inference_batch,
         "workers": choose_workers(config.workers, episodes=config.episodes, num_envs=config.num_envs),
         "step_timeout": config.step_timeout,
+        "execution": config.execution,
         "videos": min(config.videos, config.episodes),
         "out": out,
         "about": candidate.about,
@@ -73,7 +74,8 @@ def run_shard(config: EvalConfig, candidate: Candidate, out: Path) -> None:
     task, seeds = candidate.task, episode_seeds(config.split, config.episodes)
     shard = Shard.parse(str(config.shard), episodes=config.episodes)
     settings = {name: getattr(config, name) for name in ("split", "episodes", "latency_steps", "inference_batch")}
-    key = shard_key(task, checkpoint=candidate.checksum, sampler=candidate.about["sampler"], **settings)
+    settings |= asdict(config.execution) | {"sampler": candidate.about["sampler"]}
+    key = shard_key(task, checkpoint=candidate.checksum, **settings)
     if shard.index is None:
         result = merge_shards(shard.count, seeds, key, out=out)
         scores = write_scores(
@@ -83,7 +85,7 @@ def run_shard(config: EvalConfig, candidate: Candidate, out: Path) -> None:
             latency_steps=config.latency_steps,
             nfe=candidate.policy.evaluations,
             out=out,
-            about=candidate.about,
+            about=candidate.about | asdict(config.execution),
         )
         print_scores(scores, out)
         print(f"  page         {write_page([out])}")
@@ -96,6 +98,7 @@ def run_shard(config: EvalConfig, candidate: Candidate, out: Path) -> None:
         num_envs=config.num_envs,
         inference_batch=config.inference_batch,
         latency_steps=config.latency_steps,
+        execution=config.execution,
         out=out,
         workers=choose_workers(config.workers, episodes=len(part), num_envs=config.num_envs),
         step_timeout=config.step_timeout,
@@ -144,8 +147,11 @@ def _demonstrations(candidate: Candidate) -> Demonstrations | None:
 
 
 def _folder(config: EvalConfig) -> str:
-    """Another sampler must not overwrite the results of the policy's own."""
-    return "_".join(["eval", *(str(value) for value in config.sampler.changes.values())])
+    """Another sampler, or another way to execute plans, must not overwrite the results of the policy's own."""
+    changes = config.execution.changes
+    executed = [str(changes.pop("seam"))] if "seam" in changes else []
+    executed += [name if value is True else f"{name}{value}" for name, value in changes.items()]
+    return "_".join(["eval", *(str(value) for value in config.sampler.changes.values()), *executed])
 
 
 if __name__ == "__main__":

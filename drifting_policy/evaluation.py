@@ -11,7 +11,6 @@ from typing import Any
 import gymnasium
 
 from drifting_policy.atomic import write_json
-from drifting_policy.chunking import ChunkExecutor
 from drifting_policy.config import TaskConfig
 from drifting_policy.demonstrations import Demonstrations
 from drifting_policy.exhibits import write_exhibits
@@ -22,7 +21,10 @@ from drifting_policy.rollout.metrics import labels, stages_of
 from drifting_policy.rollout.seeds import episode_seeds
 from drifting_policy.rollout.statistics import latency_histogram, latency_summary, summarize
 from drifting_policy.rollout.video import tile_episodes, write_video
+from drifting_policy.seams import RECEDING, Execution
 from drifting_policy.types import CheckpointError, ConfigError
+
+MOTIONS = ("boundary_acceleration", "boundary_jerk")
 
 
 def env_factory(task: TaskConfig) -> Callable[[], gymnasium.Env[Any, Any]]:
@@ -50,6 +52,7 @@ def evaluate_policy(
     num_envs: int,
     inference_batch: int,
     latency_steps: int = 0,
+    execution: Execution = RECEDING,
     videos: int,
     out: Path,
     about: dict[str, Any],
@@ -59,28 +62,20 @@ def evaluate_policy(
 ) -> dict[str, Any]:
     """The scores, which are also written to `out`: scores.json, latency.json and, with `videos` > 0, episodes.mp4 and exhibits.
 
-    scores.json depends on policy, task, split, number of episodes and simulated latency only; what varies from run to run, the
-    measured latency, stands in latency.json. `nfe` is the number of network evaluations for one plan.
+    scores.json depends on policy, task, split, number of episodes, simulated latency and `execution` only; what varies from run
+    to run, the measured latency, stands in latency.json. `nfe` is the number of network evaluations for one plan.
 
     Raises:
         CheckpointError: where policy and task do not agree on observations, action, horizons or rate.
-        ConfigError: where `out` cannot be written, or the latency is longer than the chunks allow.
+        ConfigError: where `out` cannot be written, the latency is too long for the chunks, or the policy cannot do the seam.
     """
     if videos < 0:
         raise ConfigError(f"videos must be at least 0; got {videos}.")
     seeds = episode_seeds(split, episodes)
-    result = play(
-        policy,
-        task,
-        seeds,
-        num_envs=num_envs,
-        inference_batch=inference_batch,
-        latency_steps=latency_steps,
-        video_seeds=seeds[:videos],
-        out=out,
-        workers=workers,
-        step_timeout=step_timeout,
-    )
+    how: dict[str, Any] = {"inference_batch": inference_batch, "latency_steps": latency_steps, "execution": execution}
+    spread: dict[str, Any] = {"num_envs": num_envs, "workers": workers, "step_timeout": step_timeout}
+    result = play(policy, task, seeds, video_seeds=seeds[:videos], out=out, **how, **spread)
+    about = about | dataclasses.asdict(execution)
     scores = write_scores(
         result, task=task, split=split, latency_steps=latency_steps, nfe=policy.evaluations, out=out, about=about
     )
@@ -91,10 +86,9 @@ def evaluate_policy(
                 task,
                 lambda: make_env(task),
                 result.episodes,
-                inference_batch=inference_batch,
-                latency_steps=latency_steps,
                 demonstrations=demonstrations,
                 out=out,
+                **how,
             )
     return scores
 
@@ -107,6 +101,7 @@ def play(
     num_envs: int,
     inference_batch: int,
     latency_steps: int,
+    execution: Execution = RECEDING,
     video_seeds: Sequence[int] = (),
     out: Path,
     workers: int = 0,
@@ -126,6 +121,7 @@ def play(
         max_steps=task.max_steps,
         inference_batch=inference_batch,
         latency_steps=latency_steps,
+        execution=execution,
         video_seeds=video_seeds,
         progress=True,
         workers=workers,
@@ -158,12 +154,14 @@ def latency_curve(
     Raises:
         ConfigError: a latency that is longer than the chunks allow, before the first episode is played.
     """
+    execution: Execution = options.get("execution", RECEDING)
     for steps in latencies:
-        ChunkExecutor(policy, latency_steps=steps)  # checks
+        execution.check(policy, steps)
     rows = []
     for steps in latencies:
         scores = evaluate_policy(policy, task, latency_steps=steps, out=out / f"latency_{steps}", **options)
-        row = {key: scores[key] for key in ("task", "split", "n_episodes", "latency_steps")} | options["about"]
+        told = ("task", "split", "n_episodes", "latency_steps", *dataclasses.asdict(execution), *MOTIONS)
+        row = {key: scores[key] for key in told} | options["about"]
         for name, metric in scores["metrics"].items():
             row |= {name: metric["value"], f"{name}_low": metric["low"], f"{name}_high": metric["high"]}
         rows.append(row)
@@ -192,13 +190,15 @@ def check_contract(policy: DriftingPolicy, task: TaskConfig) -> None:
 
 
 def score_table(result: EvalResult, *, task: TaskConfig, split: str) -> dict[str, Any]:
-    """Aggregates with intervals, and every episode."""
+    """Aggregates with intervals, means over episodes of what is largest at the boundaries of chunks, and every episode."""
     metrics = summarize(result.episodes, stages=task.stages)
+    motions = {name: [value for e in result.episodes if (value := getattr(e, name)) is not None] for name in MOTIONS}
     return {
         "task": task.name,
         "split": split,
         "n_episodes": len(result.episodes),
         "metrics": {name: dataclasses.asdict(interval) for name, interval in metrics.items()},
+        **{name: sum(values) / len(values) if values else None for name, values in motions.items()},
         "episodes": [dataclasses.asdict(episode) for episode in result.episodes],
     }
 
@@ -232,7 +232,7 @@ def print_scores(scores: dict[str, Any], out: Path) -> None:
 def print_curve(rows: Sequence[dict[str, Any]], out: Path) -> None:
     """The table of scores over latency for people."""
     first = rows[0]
-    print(f"\n{first['task']}, {first['n_episodes']} {first['split']} episodes for each latency")
+    print(f"\n{first['task']}, {first['n_episodes']} {first['split']} episodes for each latency, seam {first['seam']}")
     shown = labels(stages_of(first))
     print("  latency   " + "".join(f"{label:<24}" for label in shown.values()))
     for row in rows:

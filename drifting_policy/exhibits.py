@@ -21,6 +21,7 @@ from drifting_policy.reporting.gallery import FOLDER, INDEX, checksum
 from drifting_policy.rollout.episode import Episode
 from drifting_policy.rollout.evaluate import evaluate
 from drifting_policy.rollout.video import write_video
+from drifting_policy.seams import RECEDING, Execution
 from drifting_policy.types import Policy, PolicySpec, Stats
 
 WORST = 4  # episodes; the median and the best one stand beside them
@@ -37,6 +38,7 @@ def write_exhibits(
     *,
     inference_batch: int,
     latency_steps: int,
+    execution: Execution = RECEDING,
     demonstrations: Demonstrations | None,
     out: Path,
 ) -> Path:
@@ -56,6 +58,7 @@ def write_exhibits(
         max_steps=task.max_steps,
         inference_batch=inference_batch,
         latency_steps=latency_steps,
+        execution=execution,
         video_seeds=seeds,
         keep_trajectories=True,
     )
@@ -74,7 +77,8 @@ def write_exhibits(
                 for step in sorted({int(share * episode.steps) for share in MOMENTS})
             ]
             shown.append(asdict(episode) | {"film": f"{episode.seed}.mp4", "end": end, "fans": fans})
-        index = {"scores_sha256": checksum(out / "scores.json"), **_contract(policy.spec, task), "episodes": shown}
+        about = _contract(policy.spec, task) | {"exec_horizon": execution.period(policy.spec)}
+        index = {"scores_sha256": checksum(out / "scores.json"), **about, "episodes": shown}
         (draft / INDEX).write_text(json.dumps(index) + "\n")
         replace_folder(draft, out / FOLDER)
     finally:

@@ -18,6 +18,7 @@ from drifting_policy.rollout.evaluate import EvalResult
 from drifting_policy.rollout.metrics import episode_metrics, labels
 from drifting_policy.rollout.seeds import episode_seeds
 from drifting_policy.rollout.statistics import summarize
+from drifting_policy.seams import RECEDING, Execution
 from drifting_policy.shards import pack, shard_key, unpack
 from drifting_policy.types import CheckpointError
 
@@ -76,6 +77,8 @@ def play_trial(
     split: str,
     episodes: int,
     sampler: Mapping[str, Any] | None = None,
+    latency_steps: int = 0,
+    execution: Execution = RECEDING,
     num_envs: int = 10,
     inference_batch: int = 1,
     workers: int = 0,
@@ -88,6 +91,8 @@ def play_trial(
         ConfigError: on settings that the sampler does not have.
     """
     seeds = episode_seeds(split, episodes)
+    # What is not the default alone, so that what was played before there was a choice is found again.
+    delayed = execution.changes | ({"latency_steps": latency_steps} if latency_steps else {})
     paths = {int(read_config(path)["step"]): path for path in list_checkpoints(run)}
     if missing := sorted(set(steps) - set(paths)):
         raise CheckpointError(f"{run} has no checkpoint of step {missing}; it has {sorted(paths)}.")
@@ -104,22 +109,25 @@ def play_trial(
             episodes=episodes,
             sampler=dict(policy.recipe["sampler"]),
             inference_batch=inference_batch,
+            **delayed,
         )
-        results.append(_once(policy, task, key, seeds, folder=paths[step] / "trials", **spread))
+        execution.check(policy, latency_steps)
+        how = {"latency_steps": latency_steps, "execution": execution}
+        results.append(_once(policy, task, key, seeds, folder=paths[step] / "trials", **how, **spread))
     sampler = policy.recipe["sampler"]
     return Trial(run, tuple(steps), split, tuple(seeds), tuple(results), stored, sampler, policy.evaluations, task.stages)
 
 
 def _once(
-    policy: DriftingPolicy, task: TaskConfig, key: dict[str, Any], seeds: Sequence[int], *, folder: Path, **spread: Any
+    policy: DriftingPolicy, task: TaskConfig, key: dict[str, Any], seeds: Sequence[int], *, folder: Path, **options: Any
 ) -> EvalResult:
-    """The result under `key`, from the folder or played now; how the work is `spread` does not change it."""
+    """The result under `key`, from the folder or played now; those of the `options` that change it are in the key."""
     key = json.loads(json.dumps(key))
     file = folder / f"{hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()[:16]}.json"
     kept = unpack(file)
     if kept is not None and kept[0] == key and [episode.seed for episode in kept[1].episodes] == sorted(seeds):
         return kept[1]
-    result = play(policy, task, seeds, inference_batch=key["inference_batch"], latency_steps=0, out=folder, **spread)
+    result = play(policy, task, seeds, inference_batch=key["inference_batch"], out=folder, **options)
     with writing_to(folder):
         write_json(file, pack(result, key))
     return result

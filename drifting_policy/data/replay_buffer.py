@@ -102,10 +102,12 @@ def write_replay(
     episode_ends: np.ndarray,
     *,
     attributes: Mapping[str, Any] | None = None,
+    extra: Mapping[str, np.ndarray] | None = None,
 ) -> Path:
     """The zarr v2 store written at `path`: a zip file where the name ends in .zip, else a directory.
 
-    The data are checked first; the store is written beside and renamed, and equal data give equal bytes.
+    `extra` are arrays that are no data of steps, under names of their own; `read_extra` reads them. The data are checked first;
+    the store is written beside and renamed, and equal data give equal bytes.
 
     Raises:
         DatasetError: where the data are not a proper data set, or the file system refuses.
@@ -113,18 +115,27 @@ def write_replay(
     target = Path(path)
     buffer = ReplayBuffer(dict(arrays), _as_ends(np.asarray(episode_ends), target), str(target))
     _check_names(buffer.arrays, target)
+    named = {f"data/{key}": values for key, values in buffer.arrays.items()}
+    return write_arrays(target, {**named, EPISODE_ENDS: buffer.episode_ends, **(extra or {})}, attributes=attributes)
+
+
+def write_arrays(target: Path, arrays: Mapping[str, np.ndarray], *, attributes: Mapping[str, Any] | None = None) -> Path:
+    """The same for arrays that need not be a data set, by their names in the store; none may be empty.
+
+    Raises:
+        DatasetError: the file system refuses.
+    """
     draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
     packed = draft.with_suffix(".zip")
     try:
         draft.parent.mkdir(parents=True, exist_ok=True)
         root = zarr.open_group(draft, mode="w", zarr_format=2)
         root.attrs.update(dict(attributes or {}))
-        for key, values in {f"data/{key}": v for key, v in buffer.arrays.items()}.items():
+        for key, values in arrays.items():
             rows = max(1, min(CHUNK_ROWS, CHUNK_BYTES * len(values) // values.nbytes))
             chunks = (min(rows, len(values)), *values.shape[1:])
             # Chunks of zeros are stored like any other, for a missing one means a damaged data set.
             root.create_array(key, data=np.ascontiguousarray(values), chunks=chunks, config={"write_empty_chunks": True})
-        root.create_array(EPISODE_ENDS, data=buffer.episode_ends)
         if target.suffix == ".zip":
             _zip(draft, packed)
             packed.replace(target)
@@ -137,6 +148,21 @@ def write_replay(
         if packed.exists():
             packed.unlink()
     return target
+
+
+def read_extra(path: str | Path, group: str) -> dict[str, np.ndarray]:
+    """The arrays of a group that `write_replay` was given as extra, as they were, by their names below it.
+
+    Raises:
+        DatasetError: no store, no such group, or one that is damaged.
+    """
+    place = Path(path)
+    with _opened(place) as root:
+        found = root.get(group)
+        if not isinstance(found, zarr.Group):
+            raise DatasetError(f"{place} has no group '{group}'.")
+        names = [name for name, item in found.members(max_depth=None) if isinstance(item, zarr.Array)]
+        return {name: np.asarray(_complete(root, f"{group}/{name}", place)[...]) for name in names}
 
 
 def concatenate(episodes: Iterable[Mapping[str, np.ndarray]]) -> tuple[dict[str, np.ndarray], np.ndarray]:

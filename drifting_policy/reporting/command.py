@@ -8,6 +8,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from drifting_policy.cli import compose
+from drifting_policy.seams import RECEDING
 from drifting_policy.types import ConfigError
 
 GROUPS = ("objective", "generator", "encoder")
@@ -36,6 +37,8 @@ def evaluation_command(about: Mapping[str, Any], *, n_episodes: int, trained: Ma
     words = [f"ckpt={_text(about.get('checkpoint', ''))}", f"split={_text(about.get('split'))}", f"episodes={n_episodes}"]
     if about["latency_steps"]:
         words.append(f"latency_steps={about['latency_steps']}")
+    usual = dataclasses.asdict(RECEDING)
+    words += [f"{name}={_text(about[name])}" for name in usual if about.get(name, usual[name]) != usual[name]]
     sampler = about.get("sampler")
     for name, value in sampler.items() if isinstance(sampler, Mapping) and trained else ():
         if value != trained.get(name) and name in ("scheduler", "steps"):
@@ -51,7 +54,8 @@ def _defaults(*chosen: str) -> Mapping[str, Any]:
 
 def _changes(told: Mapping[str, Any], defaults: Mapping[str, Any]) -> Iterator[str]:
     """Overrides for what differs from the defaults."""
-    for name in ("data", "seed"):
+    told = {"max_prefix": 0} | dict(told)  # checkpoints from before there were prefixes
+    for name in ("data", "max_prefix", "seed"):
         if told[name] != defaults[name]:
             yield f"{name}={_text(told[name])}"
     for group in (*GROUPS, "trainer"):

@@ -1,7 +1,7 @@
 """What the files of a run say, checked; what they do not say is named."""
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +20,7 @@ from drifting_policy.reporting.gallery import (
     reason,
     whole,
 )
+from drifting_policy.seams import RECEDING
 from drifting_policy.types import CheckpointError, ConfigError
 
 METRICS = {"max_score": "max score", "final_score": "final score", "success": "success"}
@@ -44,7 +45,12 @@ class Scores:
     def world(self) -> tuple[Any, ...]:
         """What evaluations have in common that differ in their latency only."""
         told = ("task", "split", "step", "checkpoint", "objective", "sampler")
-        return *(self.about.get(name) for name in told), [episode["seed"] for episode in self.episodes]
+        executed = asdict(RECEDING) | dict(self.about)
+        return (
+            *(self.about.get(name) for name in told),
+            *(executed[name] for name in asdict(RECEDING)),
+            [episode["seed"] for episode in self.episodes],
+        )
 
 
 @dataclass(frozen=True)

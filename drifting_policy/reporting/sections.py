@@ -42,8 +42,10 @@ def header(run: Run) -> Markup:
         "data": settings.get("data"),
         "seed": settings.get("seed"),
         "simulated latency": f"{about['latency_steps']} steps" if about.get("latency_steps") else None,
+        "seam": about.get("seam") if about.get("seam") != "snap" else None,
     }
-    told = [_fact(name, _value(value)) for name, value in facts.items() if value is not None or name != "simulated latency"]
+    unusual = ("simulated latency", "seam")
+    told = [_fact(name, _value(value)) for name, value in facts.items() if value is not None or name not in unusual]
     missing = [_missing(run, "scores"), _missing(run, "settings")]
     return element("header", element("h1", title(run)), element("dl", *told, class_="facts"), *missing)
 

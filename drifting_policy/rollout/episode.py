@@ -7,6 +7,7 @@ from typing import Any
 import gymnasium
 import numpy as np
 
+from drifting_policy.rollout.smoothness import smoothness, switches
 from drifting_policy.types import ObservationError, PolicySpec, UserError, check_image
 
 
@@ -15,6 +16,8 @@ class Episode:
     """Outcome of one episode.
 
     `max_score` is the largest and `final_score` the last reward; `success` says whether any step reported info["success"].
+    `boundary_acceleration` and `boundary_jerk` are the largest of the commands where one plan took over from another, in raw
+    action units per s² and s³; None where that was never, or is not known.
     """
 
     seed: int
@@ -22,6 +25,8 @@ class Episode:
     final_score: float
     success: bool
     steps: int
+    boundary_acceleration: float | None = None
+    boundary_jerk: float | None = None
 
 
 @dataclasses.dataclass(frozen=True)
@@ -37,19 +42,28 @@ class Slot:
     """One environment and the episode that runs in it."""
 
     def __init__(
-        self, env: gymnasium.Env[Any, Any], spec: PolicySpec, *, max_steps: int, film_seeds: Collection[int], keep: bool
+        self,
+        env: gymnasium.Env[Any, Any],
+        spec: PolicySpec,
+        *,
+        max_steps: int,
+        film_seeds: Collection[int],
+        keep: bool,
+        committed: int = 0,
     ) -> None:
         self._env = env
         self._spec = spec
         self._max_steps = max_steps
         self._film_seeds = film_seeds
         self._keep = keep
+        self._committed = committed
 
     def begin(self, seed: int) -> None:
         """Starts the episode of `seed`; `obs` is its newest observation from now on."""
         self._seed = seed
         self._frames: list[np.ndarray] = []
         self._rewards: list[float] = []
+        self._commands: list[np.ndarray] = []
         self._success = False
         self._steps: dict[str, list[np.ndarray]] = {}
         self.obs = select(self._spec, self._env.reset(seed=seed)[0])
@@ -57,6 +71,7 @@ class Slot:
 
     def advance(self, action: np.ndarray) -> bool:
         """Whether the episode is over after `action`."""
+        self._commands.append(action.copy())
         if self._keep:
             for key, value in (self.obs | {"action": action.copy()}).items():
                 self._steps.setdefault(key, []).append(value)
@@ -69,7 +84,11 @@ class Slot:
 
     def record(self) -> Record:
         """The episode that just ended."""
-        episode = Episode(self._seed, max(self._rewards), self._rewards[-1], self._success, len(self._rewards))
+        steps = len(self._rewards)
+        places = switches(self._spec, committed=self._committed, steps=steps)
+        boundary = smoothness(np.stack(self._commands), places, control_hz=self._spec.control_hz).boundary
+        motion = boundary.max_acceleration, boundary.max_jerk
+        episode = Episode(self._seed, max(self._rewards), self._rewards[-1], self._success, steps, *motion)
         return Record(episode, self._frames, {key: np.stack(values) for key, values in self._steps.items()})
 
     def close(self) -> None:

@@ -14,6 +14,7 @@ from drifting_policy.chunking import ChunkExecutor
 from drifting_policy.rollout.episode import Episode, Record, Slot
 from drifting_policy.rollout.worker import Job
 from drifting_policy.rollout.workers import WorkerPool
+from drifting_policy.seams import RECEDING, Execution
 from drifting_policy.types import Policy, UserError
 
 
@@ -42,6 +43,7 @@ def evaluate(
     inference_batch: int = 1,
     noise_seed: int = 0,
     latency_steps: int = 0,
+    execution: Execution = RECEDING,
     video_seeds: Collection[int] = (),
     keep_trajectories: bool = False,
     progress: bool = False,
@@ -62,6 +64,7 @@ def evaluate(
         inference_batch: rows of each call of the policy, see `ChunkExecutor`.
         noise_seed: another number below 2^32 gives the same initial states with other noise.
         latency_steps: control steps that pass between an observation and the first command that follows from it.
+        execution: how a plan takes over from the one before, and how often.
         video_seeds: seeds whose episodes are filmed with `env.render()`.
         keep_trajectories: record what the policy saw and did.
         progress: show a progress bar on stderr.
@@ -71,15 +74,17 @@ def evaluate(
     Raises:
         UserError: seeds that repeat, seeds or a noise seed out of range, a film of a seed that is not evaluated, counts below
             one, an environment that takes actions of another shape or keeps ending its worker.
-        ConfigError: a latency that the policy's chunks are too short for.
+        ConfigError: a latency that the policy's chunks are too short for, or a seam that it was not trained for.
         ObservationError: the environment's observations do not fit the policy.
     """
     queue = [int(seed) for seed in seeds]
     _check_request(queue, video_seeds, num_envs=num_envs, max_steps=max_steps, noise_seed=noise_seed)
     _check_workers(workers, step_timeout)
-    job = Job(make_env, policy.spec, max_steps=max_steps, film_seeds=frozenset(video_seeds), keep=keep_trajectories)
     slots = min(num_envs, len(queue))
-    executor = ChunkExecutor(policy, slots, inference_batch=inference_batch, latency_steps=latency_steps)
+    options = dataclasses.asdict(execution)
+    executor = ChunkExecutor(policy, slots, inference_batch=inference_batch, latency_steps=latency_steps, **options)
+    films, committed = frozenset(video_seeds), execution.committed(latency_steps)
+    job = Job(make_env, executor.spec, max_steps=max_steps, film_seeds=films, keep=keep_trajectories, committed=committed)
     with tqdm(total=len(queue), desc="episodes", disable=not progress) as bar:
         if (processes := min(workers, slots)) > 1:
             with WorkerPool(job, executor, workers=processes, step_timeout=step_timeout) as pool:

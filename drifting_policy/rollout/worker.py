@@ -38,13 +38,18 @@ class Crash:
 
 @dataclasses.dataclass(frozen=True)
 class Job:
-    """What all episodes of an evaluation have in common; `make_env` must be importable where the worker runs."""
+    """What all episodes of an evaluation have in common; `make_env` must be importable where the worker runs.
+
+    `spec` has the exec_horizon that is executed, and the first `committed` commands of every later plan are those of the plan
+    before.
+    """
 
     make_env: Callable[[], gymnasium.Env[Any, Any]]
     spec: PolicySpec
     max_steps: int
     film_seeds: frozenset[int]
     keep: bool
+    committed: int = 0
 
     def slot(self) -> Slot:
         """A fresh environment for one episode after the other; its owner closes it.
@@ -58,7 +63,8 @@ class Job:
         except UserError:
             env.close()
             raise
-        return Slot(env, self.spec, max_steps=self.max_steps, film_seeds=self.film_seeds, keep=self.keep)
+        options: dict[str, Any] = {"film_seeds": self.film_seeds, "keep": self.keep, "committed": self.committed}
+        return Slot(env, self.spec, max_steps=self.max_steps, **options)
 
 
 class Player:
