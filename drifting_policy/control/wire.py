@@ -174,6 +174,8 @@ def _cost(value: Any) -> int:
         if isinstance(value, dict):
             _check_keys(value)
         return 1 + len(value)
+    if isinstance(value, int) and not -(2**63) <= value < 2**64:
+        raise WireError(f"A whole number must fit into 64 bits; got {value}.")
     if value is None or isinstance(value, bool | int | float | str | bytes):  # NumPy's float64, str_ and bytes_ among them
         return 0
     if isinstance(value, np.ndarray):
