@@ -47,7 +47,7 @@ def as_stored(spec: PolicySpec, obs: Mapping[str, Any], *, steps: tuple[int, ...
         ObservationError: a missing or unknown key, a wrong shape, or a dtype that does not fit.
     """
     if set(obs) != set(spec.observations):
-        check_obs(spec, obs)  # names the keys
+        check_obs(spec, dict.fromkeys(obs, np.zeros(0)))  # names the keys
     stored = {}
     for key, array_spec in spec.observations.items():
         value, shape = np.asarray(obs[key]), (*steps, *array_spec.shape)

@@ -222,19 +222,16 @@ class PolicyServer:
         """The message that answers `message`, or a sentence; in vain where the client `left` meanwhile."""
         try:
             request = session.read(message)
-        except UserError as error:
-            return str(error)
-        asked = self._clock()
-        call = asyncio.wrap_future(self._inference.submit(lambda: self._evaluate(request, asked, timing)))
-        await asyncio.wait({call, left}, timeout=self._limits.deadline, return_when=asyncio.FIRST_COMPLETED)
-        if not call.done():
-            call.cancel()  # before its turn it is not made at all, after that its result is dropped
-            return f"The policy did not answer within the deadline of {self._limits.deadline:g} s."
-        try:
+            asked = self._clock()
+            call = asyncio.wrap_future(self._inference.submit(lambda: self._evaluate(request, asked, timing)))
+            await asyncio.wait({call, left}, timeout=self._limits.deadline, return_when=asyncio.FIRST_COMPLETED)
+            if not call.done():
+                call.cancel()  # before its turn it is not made at all, after that its result is dropped
+                return f"The policy did not answer within the deadline of {self._limits.deadline:g} s."
             return call.result()
         except UserError as error:
             return str(error)
-        except Exception as error:
+        except Exception as error:  # noqa: BLE001 (whatever goes wrong in a policy must not end the server)
             log.exception("The policy failed.")
             return f"The policy failed on this observation ({type(error).__name__}); the log of the server says more."
 

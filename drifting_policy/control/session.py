@@ -100,7 +100,7 @@ class Session:
     def _axes(self, obs: Mapping[str, Any]) -> int:
         """How many axes stand before those of one step, the same in all of `obs`."""
         if set(obs) != set(self._spec.observations):
-            check_obs(self._spec, obs)  # names the keys
+            check_obs(self._spec, dict.fromkeys(obs, np.zeros(0)))  # names the keys
         axes = set()
         for key, array in self._spec.observations.items():
             if not isinstance(obs[key], np.ndarray | np.generic | bool | int | float):
