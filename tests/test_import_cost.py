@@ -17,6 +17,8 @@ HEAVY = [
     "tqdm",
     "av",
     "safetensors",
+    "msgpack",
+    "websockets",
     "diffusers",
     "drifting_policy.drift",
 ]
@@ -36,6 +38,7 @@ def loaded_by(statement: str, *, cwd: Path) -> set[str]:
         ("import drifting_policy; dir(drifting_policy); drifting_policy.__version__", set()),
         ("import drifting_policy.types, drifting_policy.chunking", {"numpy"}),
         ("from drifting_policy import ChunkExecutor, Policy, PolicySpec", {"numpy"}),
+        ("import drifting_policy.control.client, drifting_policy.control.server", {"numpy"}),
         ("import drifting_policy.rollout.worker, drifting_policy.rollout.environment", {"numpy", "gymnasium"}),
         ("from drifting_policy import load_policy", {"numpy", "torch", "safetensors", "tqdm"}),  # torch brings tqdm
     ],

@@ -240,7 +240,7 @@ class RemotePolicy:
             if error.response.status_code == 401:
                 raise RemoteError(f"The server at {self._address} refuses the token; give the one it was started with.") from error
             raise _Lost(_first_line(error)) from error
-        except (websockets.exceptions.InvalidURI, UnicodeError) as error:
+        except (websockets.exceptions.InvalidURI, ValueError) as error:
             raise RemoteError(f"{self._address} is no address of a server; give a host and a port.") from error
         except (websockets.exceptions.WebSocketException, OSError) as error:  # TimeoutError is an OSError
             raise _Lost(_first_line(error)) from error
