@@ -1,4 +1,4 @@
-"""`python -m drifting_policy.serve ckpt=RUN`: a trained policy behind a websocket, for openpi's clients and for `RemotePolicy`."""
+"""`python -m drifting_policy.serve ckpt=RUN`: a policy behind a websocket, for openpi's clients and for `RemotePolicy`."""
 
 import sys
 from pathlib import Path

@@ -23,7 +23,9 @@ def test_the_program_serves_until_it_is_told_to_stop(number: int, tmp_path: Path
     (tmp_path / "token").write_text("secret\n")
     command = [sys.executable, "-m", "drifting_policy.serve", "ckpt=bundled", "port=0", "token_file=token"]
     environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    with subprocess.Popen(command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as program:
+    with subprocess.Popen(
+        command, cwd=tmp_path, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as program:
         try:
             assert program.stdout is not None
             told = program.stdout.readline()

@@ -1,5 +1,6 @@
 """A policy on another machine, used like one in this program."""
 
+import contextlib
 import os
 import socket
 import struct
@@ -21,17 +22,17 @@ class RemoteError(UserError):
     """A policy server that is not there, answers too late, refuses, or serves another policy than before."""
 
 
-class _Lost(Exception):  # noqa: N818 (no error of the user's: the connection broke, and another one may do)
-    """The connection broke, or could not be made."""
+class _Lost(Exception):
+    """The connection broke, or could not be made; another attempt may succeed."""
 
 
 @final
 class RemotePolicy:
-    """The policy of a server started by `python -m drifting_policy.serve`; stateless like any other, and the caller owns the noise.
+    """The policy of a server started by `python -m drifting_policy.serve`; stateless, and the caller owns the noise.
 
-    A lost connection is made anew, for at most `reconnect` seconds, and the request is sent again; the new server must serve the
-    same contract. An answer that takes longer than `timeout` is given up together with its connection, so that it is never taken
-    for that of a later request. Hence `act` returns or raises within about reconnect + 3 timeout seconds.
+    A lost connection is made anew, for at most `reconnect` seconds, and the request is sent again; the new server must serve
+    the same contract. An answer that takes longer than `timeout` is given up together with its connection, so that it is never
+    taken for that of a later request. Hence `act` returns or raises within about reconnect + 3 timeout seconds.
 
     For one thread. Use it as a context manager, or call `close`.
 
@@ -116,8 +117,8 @@ class RemotePolicy:
     def infer(self, obs: Mapping[str, Any]) -> dict[str, Any]:
         """The answer for one control step or one window "to ...", as openpi's clients give it.
 
-        The history of single steps is kept here, so that a new connection loses nothing; they must be consecutive. `obs` may hold
-        the options `noise` "t d" or `seed` and `plan`, and `prefix` "k d".
+        The history of single steps is kept here, so that a new connection loses nothing; they must be consecutive. `obs` may
+        hold the options `noise` "t d" or `seed` and `plan`, and `prefix` "k d".
 
         Returns:
             `actions` "t-first_executed d", float32 and read-only, whose row 0 is the command for the newest observation, and
@@ -238,7 +239,7 @@ class RemotePolicy:
             return connection
         except websockets.exceptions.InvalidStatus as error:
             if error.response.status_code == 401:
-                raise RemoteError(f"The server at {self._address} refuses the token; give the one it was started with.") from error
+                raise RemoteError(f"The server at {self._address} refuses the token; give the one it started with.") from error
             raise _Lost(_first_line(error)) from error
         except (websockets.exceptions.InvalidURI, ValueError) as error:
             raise RemoteError(f"{self._address} is no address of a server; give a host and a port.") from error
@@ -270,10 +271,8 @@ class RemotePolicy:
         """Leave the connection at once, without the words of leave, whose answer might not come."""
         connection, self._connection = self._connection, None
         if connection is not None:
-            try:
+            with contextlib.suppress(OSError):  # it was down already
                 connection.socket.shutdown(socket.SHUT_RDWR)
-            except OSError:
-                pass  # it was down already
             connection.close()
 
 

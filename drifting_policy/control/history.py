@@ -10,7 +10,7 @@ from drifting_policy.types import ObservationError, PolicySpec, check_image, che
 
 @final
 class History:
-    """Turns the observations of consecutive control steps into windows "to ..."; the first one of an episode fills its window."""
+    """Turns the observations of consecutive control steps into windows "to ..."; the first of an episode fills its window."""
 
     def __init__(self, spec: PolicySpec) -> None:
         self._spec = spec

@@ -1,8 +1,8 @@
 """A policy behind a websocket, for openpi's clients and for our own `RemotePolicy`.
 
 Messages are those of `wire`, requests and answers those of `session`. The server speaks first and says what it serves; then one
-answer follows each request of a client, in order. An answer that is text is one sentence about what went wrong, and the client may
-go on. `GET /healthz` on the same port tells whether the policy is alive.
+answer follows each request of a client, in order. An answer that is text is one sentence about what went wrong, and the client
+may go on. `GET /healthz` on the same port tells whether the policy is alive.
 
 The policy is evaluated in one thread, for all clients in the order in which they ask; a client has one request in work.
 """
@@ -144,7 +144,7 @@ class PolicyServer:
             try:
                 listening = await server
             except OSError as error:
-                raise ConfigError(f"Port {self.port} of {self.host} cannot be listened at ({error}); choose another.") from error
+                raise ConfigError(f"Port {self.port} of {self.host} cannot be opened ({error}); choose another.") from error
             async with listening:
                 self.port = next(iter(listening.sockets)).getsockname()[1]
                 started()
@@ -174,7 +174,7 @@ class PolicyServer:
 
         try:
             asyncio.run(main())
-        except BaseException as error:  # noqa: BLE001 (told to who waits for the start)
+        except BaseException as error:  # told to who waits for the start
             if ready.done():
                 raise
             ready.set_exception(error)
@@ -189,7 +189,7 @@ class PolicyServer:
         if self._expected is not None:
             given = request.headers.get_all("Authorization")
             if len(given) != 1 or not hmac.compare_digest(given[0].encode("utf-8", "surrogateescape"), self._expected):
-                return connection.respond(HTTPStatus.UNAUTHORIZED, "Send the token of this server: Authorization: Api-Key TOKEN\n")
+                return connection.respond(HTTPStatus.UNAUTHORIZED, "This server wants Authorization: Api-Key TOKEN\n")
         return None
 
     async def _converse(self, connection: Any) -> None:
@@ -231,7 +231,7 @@ class PolicyServer:
             return call.result()
         except UserError as error:
             return str(error)
-        except Exception as error:  # noqa: BLE001 (whatever goes wrong in a policy must not end the server)
+        except Exception as error:  # whatever goes wrong in a policy must not end the server
             log.exception("The policy failed.")
             return f"The policy failed on this observation ({type(error).__name__}); the log of the server says more."
 

@@ -11,8 +11,9 @@ A request is a map of the policy's observation keys and, if wanted, of these opt
 How many axes an observation has before its own says what it is: none, one control step, which the session joins to those before
 it; one, a window "to ..."; two, several windows "b to ...". Single steps have to be consecutive control steps.
 
-The answer to a step or a window has `actions`, float32 (t - first_executed, d): row 0 is the command for the newest observation.
-The answer to several windows has `chunk` instead, float32 (b, t, d), as the policy's `act` returns it; its options are "b ...", too.
+The answer to a step or a window has `actions`, float32 (t - first_executed, d), whose row 0 is the command for the newest
+observation. The answer to several windows has `chunk` instead, float32 (b, t, d), as the policy's `act` returns it; noise and
+prefix are "b ..." there too.
 """
 
 from collections.abc import Mapping
@@ -88,10 +89,8 @@ class Session:
         noise, prefix = self._noise(options, steps), self._prefix(options, steps)
         if reset:
             self._history.reset()
-        if axes:
-            windows = as_stored(self._spec, obs, steps=(*steps, self._spec.obs_horizon))
-        else:
-            windows = self._history.push(obs)
+        seen = (*steps, self._spec.obs_horizon)
+        windows = as_stored(self._spec, obs, steps=seen) if axes else self._history.push(obs)
         if not steps:
             windows = {key: value[None] for key, value in windows.items()}
         check_obs(self._spec, windows)
@@ -119,7 +118,7 @@ class Session:
         if seed is None and plan is not None:
             raise ObservationError("The option plan needs a seed beside it.")
         if seed is not None and ("noise" in options or steps):
-            raise ObservationError("The option seed picks the noise of one window; give either seed or noise, and noise for several.")
+            raise ObservationError("Give either seed or noise, and for several windows noise.")
         if seed is not None:
             return plan_noise(seed, plan or 0, self._spec.sample_shape)[None]
         if "noise" not in options:

@@ -1,11 +1,12 @@
 """Messages between a policy server and its clients: msgpack maps in which arrays are maps of plain bytes.
 
-The encoding is the one that openpi's clients speak. An array is a map with four keys of type bytes: `__ndarray__` true, `data` its
-C-order bytes, `dtype` NumPy's `dtype.str`, `shape` its sizes; a NumPy scalar is one with `__npgeneric__` true, `data` its plain
-value, and `dtype`. Everything else is what msgpack has: maps whose keys are str or bytes, lists, str, bytes, int, float, bool, None.
+The encoding is the one that openpi's clients speak. An array is a map with four keys of type bytes: `__ndarray__` true, `data`
+its C-order bytes, `dtype` NumPy's `dtype.str`, `shape` its sizes; a NumPy scalar is one with `__npgeneric__` true, `data` its
+plain value, and `dtype`. Everything else is what msgpack has: maps whose keys are str or bytes, lists, str, bytes, int, float,
+bool, None.
 
-A message may come from anybody. What is decoded is plain data and read-only arrays of numbers, text and times; nothing is unpickled
-and nothing evaluated, and the memory that a message takes is bounded by its own length and a few MB.
+A message may come from anybody. What is decoded is plain data and read-only arrays of numbers, text and times; nothing is
+unpickled and nothing evaluated, and the memory that a message takes is bounded by its own length and a few MB.
 """
 
 import math
@@ -132,7 +133,7 @@ def _as_scalar(values: Mapping[Any, Any]) -> Any:
     number = isinstance(data, float) if dtype.kind == "f" else type(data) is (bool if dtype.kind == "b" else int)
     if values[SCALAR] is not True or dtype.kind not in SCALARS or dtype.itemsize > 8 or not number:
         raise WireError("A scalar must be a map of __npgeneric__: true, data: its number and dtype: text.")
-    if dtype.kind in "iu" and not np.iinfo(dtype).min <= data <= np.iinfo(dtype).max:
+    if isinstance(data, int) and dtype.kind in "iu" and not np.iinfo(dtype).min <= data <= np.iinfo(dtype).max:
         raise WireError(f"A scalar of dtype {dtype.str} cannot be {data}.")
     with np.errstate(over="ignore"):
         return np.array(data, dtype)[()]

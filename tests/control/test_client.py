@@ -144,8 +144,9 @@ def test_an_answer_to_another_request_is_refused(sequence: int | None) -> None:
         connection.recv()
         connection.send(encode({"chunk": np.zeros((1, 8, 2), np.float32), "sequence": sequence}))
 
-    with scripted(talk) as server, RemotePolicy("127.0.0.1", port_of(server), timeout=LONG) as remote:
-        with pytest.raises(RemoteError, match="answered another request"):
+    with scripted(talk) as server:
+        remote = RemotePolicy("127.0.0.1", port_of(server), timeout=LONG)
+        with remote, pytest.raises(RemoteError, match="answered another request"):
             remote.act(OBS)
 
 
@@ -166,8 +167,9 @@ def test_an_answer_that_is_none_is_a_sentence(answer: bytes | str, words: str) -
         connection.send(answer)
         connection.recv()
 
-    with scripted(talk) as server, RemotePolicy("127.0.0.1", port_of(server), timeout=LONG) as remote:
-        with pytest.raises(RemoteError, match=words):
+    with scripted(talk) as server:
+        remote = RemotePolicy("127.0.0.1", port_of(server), timeout=LONG)
+        with remote, pytest.raises(RemoteError, match=words):
             remote.act(OBS)
 
 
@@ -204,7 +206,13 @@ def test_a_stranger_that_is_no_policy_server_is_a_sentence() -> None:
             connection.recv()
 
     good = greeting(Constant(0))
-    for told in (b"junk", "text", encode({}), encode(good | {"contract_hash": "x"}), encode(good | {"spec": {"observations": 3}})):
+    for told in (
+        b"junk",
+        "text",
+        encode({}),
+        encode(good | {"contract_hash": "x"}),
+        encode(good | {"spec": {"observations": 3}}),
+    ):
         greetings = [told]
         with listen(handle, "127.0.0.1", 0, compression=None) as server:
             thread = threading.Thread(target=server.serve_forever)
@@ -216,9 +224,8 @@ def test_a_stranger_that_is_no_policy_server_is_a_sentence() -> None:
 
 
 def test_a_port_that_accepts_and_never_speaks_is_a_sentence() -> None:
-    with socket.create_server(("127.0.0.1", 0)) as silent:
-        with pytest.raises(RemoteError, match="No policy server answers"):
-            RemotePolicy("127.0.0.1", silent.getsockname()[1], timeout=0.1, reconnect=0.0)
+    with socket.create_server(("127.0.0.1", 0)) as silent, pytest.raises(RemoteError, match="No policy server answers"):
+        RemotePolicy("127.0.0.1", silent.getsockname()[1], timeout=0.1, reconnect=0.0)
 
 
 def test_a_server_that_stops_reading_does_not_hold_the_sender() -> None:

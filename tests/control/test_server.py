@@ -161,8 +161,9 @@ def test_a_giant_message_ends_its_connection_with_1009() -> None:
             assert "actions" in ask(connection, STEP)
 
 
-@pytest.mark.parametrize("headers", [{}, {"Authorization": "Api-Key wrong"}, {"Authorization": "Bearer secret"}, {"Authorization": "ü"}])
-def test_a_wrong_token_is_401(headers: dict[str, str]) -> None:
+@pytest.mark.parametrize("given", [None, "Api-Key wrong", "Bearer secret", "ü"])
+def test_a_wrong_token_is_401(given: str | None) -> None:
+    headers = {} if given is None else {"Authorization": given}
     with PolicyServer(Line(), port=0, token="secret") as server:
         with pytest.raises(InvalidStatus) as refused, client(server, additional_headers=headers):
             pass
@@ -175,7 +176,11 @@ def test_a_wrong_token_is_401(headers: dict[str, str]) -> None:
 
 def test_two_tokens_are_none() -> None:
     headers = [("Authorization", "Api-Key secret"), ("Authorization", "Api-Key secret")]
-    with PolicyServer(Line(), port=0, token="secret") as server, pytest.raises(InvalidStatus), client(server, additional_headers=headers):
+    with (
+        PolicyServer(Line(), port=0, token="secret") as server,
+        pytest.raises(InvalidStatus),
+        client(server, additional_headers=headers),
+    ):
         pass
 
 
@@ -290,11 +295,17 @@ def test_who_opens_and_never_speaks_is_dropped() -> None:
 def test_who_speaks_once_and_never_again_is_dropped() -> None:
     """A client whose machine is gone: it answers no ping."""
     with PolicyServer(Line(), port=0, limits=Limits(keepalive=0.2, connections=1)) as server:
-        with socket.create_connection((server.host, server.port), timeout=LONG) as gone:
+        gone = socket.create_connection((server.host, server.port), timeout=LONG)
+        with gone:
             key = "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13"
             gone.sendall(f"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n{key}\r\n\r\n".encode())
             until(lambda: server._connections == 1)
             until(lambda: server._connections == 0)
+
+
+def waits(server: PolicyServer, count: int) -> None:
+    """Until one request is in work and `count` others wait."""
+    until(lambda: server._began is not None and server._inference._calls.qsize() >= count)
 
 
 def test_clients_take_turns() -> None:
@@ -319,10 +330,9 @@ def test_clients_take_turns() -> None:
             driver.start()
         ready.wait(LONG)
         for served in range(9):
-            waiting = min(3, 9 - served) - 1  # beside the one in work; clients leave one by one at the end
-            until(lambda: server._began is not None and server._inference._calls.qsize() >= min(waiting, 2))
+            waits(server, min(3, 9 - served) - 1)  # beside the one in work; clients leave one by one at the end
             gate.release()
-            until(lambda: len(order) > served)
+            until(lambda count=served: len(order) > count)
         for driver in drivers:
             driver.join(LONG)
     assert all(len(set(order[start : start + 3])) == 3 for start in (0, 3, 6))
@@ -344,7 +354,8 @@ def test_a_token_fits_into_a_header(token: str) -> None:
 
 def test_a_taken_port_is_one_sentence() -> None:
     with PolicyServer(Line(), port=0) as server:
-        with pytest.raises(ConfigError, match="cannot be listened at"), PolicyServer(Line(), port=server.port):
+        second = PolicyServer(Line(), port=server.port)
+        with pytest.raises(ConfigError, match="cannot be opened"), second:
             pass
 
 
