@@ -1,1 +1,1 @@
-"""From a policy to a robot: on time, smooth, within limits. NumPy only; ONNX Runtime, msgpack, websockets where they are used."""
+"""From a policy to a robot: on time, smooth, within limits. NumPy only; ONNX Runtime, msgpack, websockets where used."""
