@@ -49,7 +49,7 @@ def open_policy(config: ServeConfig) -> tuple[Any, dict[str, Any]]:
     if config.ckpt.endswith(ONNX):
         from drifting_policy.control.onnx_policy import OnnxPolicy
 
-        return OnnxPolicy(config.ckpt), {}
+        return OnnxPolicy(config.ckpt, threads=max(1, config.threads)), {}
     checkpoint = resolve(bundled(BUNDLED_POLICY) if config.ckpt == BUNDLED else config.ckpt)
     stored = read_config(checkpoint)
     about = {"task": str(stored.get("task")), "sha256": str(stored["sha256"][WEIGHTS])}

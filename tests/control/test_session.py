@@ -34,9 +34,9 @@ def test_single_steps_become_the_windows_of_a_simulation() -> None:
     seen = []
 
     class Spy:
-        spec = SPEC
+        spec, max_prefix = SPEC, 0
 
-        def act(self, obs: Any, *, noise: Any = None) -> np.ndarray:
+        def act(self, obs: Any, *, noise: Any = None, prefix: Any = None) -> np.ndarray:
             seen.append({key: value.copy() for key, value in obs.items()})
             return np.zeros((1, *SPEC.sample_shape), np.float32)
 
