@@ -119,6 +119,27 @@ class ReplayConfig:
 
 
 @dataclass
+class ServeConfig:
+    """Everything that `python -m drifting_policy.serve` accepts."""
+
+    ckpt: str = ""
+    host: str = "127.0.0.1"
+    port: int = 8000
+    token_file: str | None = None
+    insecure: bool = False
+    name: str | None = None
+    deadline: float = 5.0
+    max_message: int = 64 << 20
+    connections: int = 16
+    device: str = "cpu"
+    threads: int = 1
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.port < 65536:
+            raise ConfigError(f"port must lie between 0 and 65535; got {self.port}.")
+
+
+@dataclass
 class RolloutConfig:
     """Everything that `python -m drifting_policy.datasets.push_t` accepts."""
 
@@ -143,6 +164,7 @@ COMMANDS: dict[str, type] = {
     "compare": CompareConfig,
     "protocol": ProtocolConfig,
     "replay": ReplayConfig,
+    "serve": ServeConfig,
     "rollout": RolloutConfig,
     "playback": PlaybackConfig,
 }

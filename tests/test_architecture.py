@@ -52,6 +52,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "compare": ("*", "*"),
     "protocol": ("*", "*"),
     "replay": ("*", "*"),
+    "serve": ("*", "*"),
     "doctor": ("*", "*"),
     "envs": ("", "*"),
     "datasets": ("*", "*"),

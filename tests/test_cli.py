@@ -73,6 +73,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("eval latency_steps=-1", "latency_steps must be a number of control steps or a list of them; got -1."),
         ("eval latency_steps=1.5", "latency_steps must be a number of control steps or a list of them; got 1.5."),
         ("eval latency_steps=[]", "latency_steps must be a number of control steps or a list of them; got []."),
+        ("serve", "Say what to serve: ckpt="),
+        ("serve ckpt=bundled host=0.0.0.0", "clients must know a token: give token_file=FILE"),
+        ("serve ckpt=bundled token_file=nowhere", "The token file nowhere cannot be read"),
+        ("serve ckpt=bundled deadline=0", "deadline must be positive and finite; got 0.0."),
+        ("serve ckpt=bundled port=70000", "port must lie between 0 and 65535; got 70000."),
+        ("serve ckpt=nothing", "There is no checkpoint at nothing."),
         ("eval latency_steps=[0,fast]", "latency_steps must be a number of control steps or a list of them; got"),
     ],
 )
