@@ -73,6 +73,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("eval latency_steps=-1", "latency_steps must be a number of control steps or a list of them; got -1."),
         ("eval latency_steps=1.5", "latency_steps must be a number of control steps or a list of them; got 1.5."),
         ("eval latency_steps=[]", "latency_steps must be a number of control steps or a list of them; got []."),
+        ("eval seam=jump", "Unknown seam 'jump'; choose one of ['snap', 'fade', 'prefix']."),
+        ("eval commit_steps=1", "commit_steps=1 is for seam=prefix alone; got seam=snap."),
         ("eval latency_steps=[0,fast]", "latency_steps must be a number of control steps or a list of them; got"),
     ],
 )
