@@ -34,7 +34,8 @@ def loaded_by(statement: str, *, cwd: Path) -> set[str]:
     ("statement", "allowed"),
     [
         ("import drifting_policy; dir(drifting_policy); drifting_policy.__version__", set()),
-        ("import drifting_policy.types, drifting_policy.chunking", {"numpy"}),
+        ("import drifting_policy.types, drifting_policy.seams, drifting_policy.chunking", {"numpy"}),
+        ("import drifting_policy.control.candidates", {"numpy"}),
         ("from drifting_policy import ChunkExecutor, Policy, PolicySpec", {"numpy"}),
         ("import drifting_policy.rollout.worker, drifting_policy.rollout.environment", {"numpy", "gymnasium"}),
         ("from drifting_policy import load_policy", {"numpy", "torch", "safetensors", "tqdm"}),  # torch brings tqdm

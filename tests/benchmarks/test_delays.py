@@ -30,7 +30,7 @@ def test_every_case_can_be_played_by_its_policy(delays: ModuleType, typed: list[
     stubs: dict[str, Any] = {}
     for name, arm in suite.arms.items():
         config = cli.compose("train", [f"task={suite.task}", f"data={suite.data}", *arm.overrides, *suite.overrides])
-        stubs[name] = SimpleNamespace(spec=config.task.spec, max_prefix=config.max_prefix, act=None)
+        stubs[name] = SimpleNamespace(spec=config.task.spec, max_prefix=config.max_prefix, act=print)
     for case in delays.choose_cases(PLANNED, delays=given.delays, control_hz=50.0):
         Execution(case.seam, exec_horizon=given.exec_horizon).check(stubs[case.arm], case.delay)
 
