@@ -87,6 +87,30 @@ def test_a_latency_does_not_overwrite_the_scores_without(
     assert scores(copy / "eval" / "latency_2")["latency_steps"] == 2
 
 
+def test_another_seam_is_told_and_has_a_folder_of_its_own(program: Program, run_dir: Path, tmp_path: Path) -> None:
+    copy = shutil.copytree(list_checkpoints(run_dir)[0], tmp_path / "copy")
+    short = ("task=push_t", "task.max_steps=20", "episodes=3", "videos=0")
+    result = program("eval", f"ckpt={copy}", *short, "seam=fade", "exec_horizon=4", "latency_steps=[8,1]", "held_noise=true")
+    assert result.code == 0, result.err
+    home = copy / "eval_fade_exec_horizon4_held_noise"
+    rows = scores(home)["rows"]
+    assert [(row["latency_steps"], row["seam"], row["exec_horizon"]) for row in rows] == [(8, "fade", 4), (1, "fade", 4)]
+    for row in rows:
+        told = scores(home / f"latency_{row['latency_steps']}")
+        jerks = [episode["boundary_jerk"] for episode in told["episodes"]]
+        assert row["boundary_jerk"] == pytest.approx(sum(jerks) / 3)
+        assert min(jerks) > 0
+    assert rows[0]["boundary_jerk"] != rows[1]["boundary_jerk"]
+    parts = [f"shard={part}" for part in ("0/2", "1/2", "merge/2")]
+    for part in parts:
+        out = f"out={tmp_path / 'parts'}"
+        result = program(
+            "eval", f"ckpt={copy}", *short, "seam=fade", "exec_horizon=4", "latency_steps=1", "held_noise=true", part, out
+        )
+        assert result.code == 0, result.err
+    assert scores(tmp_path / "parts")["episodes"] == scores(home / "latency_1")["episodes"]
+
+
 def damaged(run_dir: Path, target: Path, how: str) -> Path:
     """A copy of the run's newest checkpoint with something wrong."""
     copy = Path(shutil.copytree(list_checkpoints(run_dir)[-1], target))
@@ -139,6 +163,8 @@ def test_a_damaged_checkpoint_is_refused(program: Program, run_dir: Path, tmp_pa
         (["videos=-1"], "videos must be at least 0"),
         (["latency_steps=8"], "latency_steps must lie between 0 and 7"),
         (["latency_steps=[0,8]"], "latency_steps must lie between 0 and 7"),
+        (["latency_steps=8", "exec_horizon=8"], "exec_horizon is 8 (a smaller one makes room)"),
+        (["latency_steps=[0,2]", "seam=prefix"], "continues at most 0: train one with max_prefix=2 or more"),
     ],
 )
 def test_a_request_that_cannot_be_met_is_refused(

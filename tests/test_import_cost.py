@@ -36,7 +36,8 @@ def loaded_by(statement: str, *, cwd: Path) -> set[str]:
     ("statement", "allowed"),
     [
         ("import drifting_policy; dir(drifting_policy); drifting_policy.__version__", set()),
-        ("import drifting_policy.types, drifting_policy.chunking", {"numpy"}),
+        ("import drifting_policy.types, drifting_policy.seams, drifting_policy.chunking", {"numpy"}),
+        ("import drifting_policy.control.candidates", {"numpy"}),
         ("from drifting_policy import ChunkExecutor, Policy, PolicySpec", {"numpy"}),
         ("from drifting_policy import Controller; import drifting_policy.control.process", {"numpy"}),
         ("import drifting_policy.control.realtime, drifting_policy.control.log", {"numpy"}),

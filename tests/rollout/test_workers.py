@@ -23,6 +23,7 @@ from drifting_policy.policy import DriftingPolicy
 from drifting_policy.rollout import memory, workers
 from drifting_policy.rollout.environment import open_environment
 from drifting_policy.rollout.evaluate import EvalResult, evaluate
+from drifting_policy.seams import Execution
 from drifting_policy.types import ConfigError, ObservationError, UserError
 
 SEEDS = [*range(9), 2**40]
@@ -73,6 +74,7 @@ def same(first: EvalResult, second: EvalResult) -> bool:
         (2, 2, {"inference_batch": 4}),
         (2, 7, {"latency_steps": 3, "noise_seed": 9}),
         (3, 30, {"max_steps": 3}),
+        (2, 7, {"latency_steps": 2, "inference_batch": 3, "execution": Execution("prefix", commit_steps=1)}),
     ],
 )
 def test_workers_change_nothing(processes: int, num_envs: int, options: dict[str, Any]) -> None:

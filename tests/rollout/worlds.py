@@ -78,15 +78,21 @@ class Walk(gymnasium.Env[Any, np.ndarray]):
 class Noisy:
     """Commands its noise minus a tenth of the newest observation; calls `on_plan` with the number of the call before each."""
 
-    max_prefix = 0
+    max_prefix = 3
 
     def __init__(self, key: str = "x", size: int = 1, *, scale: float = 1.0, centre: float = 0.0, on_plan: Any = None) -> None:
         self.spec = PolicySpec({key: ArraySpec((size,))}, ArraySpec((size,)), 2, 6, 2, 10.0)
         self.key, self.scale, self.centre, self.on_plan, self.calls = key, scale, centre, on_plan, 0
 
-    def act(self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None) -> np.ndarray:
+    def act(
+        self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None, prefix: np.ndarray | None = None
+    ) -> np.ndarray:
         self.calls += 1
         if self.on_plan is not None:
             self.on_plan(self.calls)
         assert noise is not None
-        return np.asarray(self.centre + self.scale * noise - 0.1 * (obs[self.key][:, -1:] - self.centre), dtype=np.float32)
+        chunk = self.centre + self.scale * noise - 0.1 * (obs[self.key][:, -1:] - self.centre)
+        if prefix is not None:
+            chunk = chunk + 0.5 * prefix.mean(axis=1, keepdims=True)
+            chunk[:, 1 : 1 + prefix.shape[1]] = prefix
+        return np.asarray(chunk, dtype=np.float32)
