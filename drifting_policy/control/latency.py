@@ -70,7 +70,8 @@ class Histogram:
         for place, count in enumerate(self._counts):
             seen += count
             if seen >= rank:
-                return min(self.low * math.exp((place + 1) / self._per_log), self.high, self._max)
+                end = self.low * math.exp((place + 1) / self._per_log) if place + 1 < self._bins else self.high
+                return min(end, self._max)
         return self.max
 
     def summary(self) -> dict[str, float | None]:
