@@ -25,6 +25,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "data": ("types atomic", "numpy zarr numcodecs imagecodecs h5py pyarrow av PIL tqdm"),
     "samplers": ("types models", "torch numpy jaxtyping diffusers"),
     "policy": ("types normalize models samplers", "torch numpy einops jaxtyping"),
+    "acceleration": ("types models policy", "torch numpy"),
     "checkpoint": ("types atomic policy", "torch numpy safetensors"),
     "rollout": ("types chunking", "numpy gymnasium av PIL tqdm"),
     "objectives": ("types drift models samplers", "torch einops jaxtyping"),
