@@ -54,7 +54,8 @@ def accelerate(
             PyTorch's kernels are those of the order of float32 sums.
         share_weights: Leave the weights of convolutions where they are, rather than lay them out once for fast reading:
             half the memory where `policy` is kept, but slower.
-        compile: Compile encoder and action head by torch.compile, at the first plan of every batch size; needs a C++ compiler.
+        compile: Compile encoder and action head by torch.compile, at the first plan of every batch size; that takes a C++
+            compiler and a minute. It goes with convolutions that share their weights, or with none.
         cuda_graph: Capture the whole map, for one observation, as a CUDA graph. It has never been run on a GPU.
         dtype: "bfloat16" or "int8" weights for the convolutions: they change the chunk by about 1 and 5 percent of its spread.
 
@@ -73,8 +74,11 @@ def accelerate(
     if cuda_graph and policy.evaluations != 1:
         raise ConfigError("A CUDA graph is captured of a one-step policy; this one's sampler takes several steps.")
     faster = _sharing_copy(policy)
-    if convolutions and not _replace_convolutions(faster.generator, dtype=dtype, share_weights=share_weights) and dtype:
+    replaced = _replace_convolutions(faster.generator, dtype=dtype, share_weights=share_weights) if convolutions else 0
+    if dtype and not replaced:
         raise ConfigError(f"dtype={dtype} is for action heads with convolutions; this one has none.")
+    if compile and replaced and not share_weights:
+        raise ConfigError("torch.compile cannot read weights that were laid out; say share_weights=True or compile=False.")
     if compile:
         faster.encoder.compile(dynamic=False)
         faster.generator.compile(dynamic=False)

@@ -124,6 +124,7 @@ def test_a_sampler_of_several_steps_and_a_head_without_convolutions_go_along() -
         (UNET, {"dtype": "int8", "share_weights": True}, "drop share_weights"),
         (UNET, {"dtype": "int8", "convolutions": False}, "keep convolutions=True"),
         (MLP, {"dtype": "bfloat16"}, "this one has none"),
+        (UNET, {"compile": True}, "say share_weights=True"),
         (MLP, {"cuda_graph": True}, "needs a policy on a GPU; this one is on cpu"),
     ],
 )
