@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from drifting_policy.models import ENCODERS, GENERATORS, PrefixEncoder
 from drifting_policy.normalize import Normalizer
 from drifting_policy.samplers import SAMPLERS, Sampler
-from drifting_policy.types import ConfigError, ObservationError, PolicySpec, check_obs, check_prefix
+from drifting_policy.types import ConfigError, PolicySpec, check_noise, check_obs, check_prefix
 
 ONE_STEP = {"name": "one_step"}
 
@@ -180,10 +180,8 @@ class DriftingPolicy(nn.Module):
         """
         batch = check_obs(self.spec, obs)
         shape = (batch, *self.spec.sample_shape)
-        if noise is not None and np.shape(noise) != shape:
-            raise ObservationError(f"The noise must have shape {shape}; got {np.shape(noise)}.")
-        if noise is not None and not np.isfinite(noise).all():
-            raise ObservationError("The noise holds NaN or infinity; draw it from a standard normal distribution.")
+        if noise is not None:
+            check_noise(self.spec, noise, batch=batch)
         committed = 0 if prefix is None else check_prefix(self.spec, prefix, batch=batch, longest=self.max_prefix)
         device = self.normalizer.get_buffer("scale_action").device
         # Copies: torch takes neither read-only arrays nor negative strides.

@@ -233,6 +233,19 @@ def check_obs(spec: PolicySpec, obs: Mapping[str, np.ndarray]) -> int:
     return next(iter(batch_sizes.values()))
 
 
+def check_noise(spec: PolicySpec, noise: np.ndarray, *, batch: int) -> None:
+    """Refuse noise that is not "b t d" and finite.
+
+    Raises:
+        ObservationError: says what was expected and what came.
+    """
+    shape = (batch, *spec.sample_shape)
+    if np.shape(noise) != shape:
+        raise ObservationError(f"The noise must have shape {shape}; got {np.shape(noise)}.")
+    if not np.isfinite(noise).all():
+        raise ObservationError("The noise holds NaN or infinity; draw it from a standard normal distribution.")
+
+
 def check_prefix(spec: PolicySpec, prefix: np.ndarray, *, batch: int, longest: int) -> int:
     """The number k of commands in `prefix` "b k d" after a full check: shape, numbers, finiteness.
 

@@ -45,15 +45,18 @@ LAYERS: dict[str, tuple[str, str]] = {
     "curves": ("types", "matplotlib"),
     "report": ("types atomic reporting versions", ""),
     "robomimic_policy": ("types chunking checkpoint data envs", "numpy"),
+    "exporting": ("types policy control", "torch numpy jaxtyping onnx onnxscript"),
+    "parity": ("types policy demonstrations", "torch numpy"),
     "train": ("*", "*"),
     "eval": ("*", "*"),
+    "export": ("*", "*"),
     "compare": ("*", "*"),
     "protocol": ("*", "*"),
     "replay": ("*", "*"),
     "doctor": ("*", "*"),
     "envs": ("", "*"),
     "datasets": ("*", "*"),
-    "": ("types chunking checkpoint", ""),  # drifting_policy/__init__.py, for the type checker alone
+    "": ("types chunking checkpoint control", ""),  # drifting_policy/__init__.py, for the type checker alone
 }
 HYDRA_USERS = {"config", "commands", "cli", "train", "eval"}
 DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core", "omegaconf": "hydra-core"}
