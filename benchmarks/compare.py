@@ -48,7 +48,14 @@ class Disturbed:
         """That of the policy."""
         return self.policy.spec
 
-    def act(self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None) -> np.ndarray:
+    @property
+    def max_prefix(self) -> int:
+        """None: a disturbed prefix would be none."""
+        return 0
+
+    def act(
+        self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None, prefix: np.ndarray | None = None
+    ) -> np.ndarray:
         """The policy's chunk "b t d" and the disturbance."""
         chunk = self.policy.act(obs, noise=noise)
         return chunk if noise is None else np.asarray(chunk + self.deviation * noise, np.float32)

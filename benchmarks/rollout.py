@@ -37,10 +37,14 @@ EPISODES = 5  # per worker and repetition
 class Wanderer:
     """Commands random points in the middle of the world, whatever it sees."""
 
+    max_prefix = 0
+
     def __init__(self, spec: PolicySpec) -> None:
         self.spec = spec
 
-    def act(self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None) -> np.ndarray:
+    def act(
+        self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None, prefix: np.ndarray | None = None
+    ) -> np.ndarray:
         """Chunks "b t d" in px for the noise "b t d"."""
         return np.asarray(256 + 100 * np.asarray(noise), np.float32)
 

@@ -7,12 +7,19 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from drifting_policy.checkpoint import load_policy
     from drifting_policy.chunking import ChunkExecutor
+    from drifting_policy.control.onnx_policy import OnnxPolicy
     from drifting_policy.types import Policy, PolicySpec
 
-__all__ = ["ChunkExecutor", "Policy", "PolicySpec", "__version__", "load_policy"]
+__all__ = ["ChunkExecutor", "OnnxPolicy", "Policy", "PolicySpec", "__version__", "load_policy"]
 
 # Names are imported when first used: a robot that only executes chunks must not pay for torch.
-_HOMES = {"load_policy": "checkpoint", "ChunkExecutor": "chunking", "Policy": "types", "PolicySpec": "types"}
+_HOMES = {
+    "load_policy": "checkpoint",
+    "ChunkExecutor": "chunking",
+    "OnnxPolicy": "control.onnx_policy",
+    "Policy": "types",
+    "PolicySpec": "types",
+}
 
 
 def __getattr__(name: str) -> object:

@@ -1,12 +1,14 @@
 """Executes action chunks step by step: observation history, receding horizon and one noise stream per episode."""
 
+import dataclasses
 import time
-from collections.abc import Callable, Mapping, Sequence
-from typing import final
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, final
 
 import numpy as np
 
-from drifting_policy.types import ConfigError, ObservationError, Policy, PolicySpec, check_image, check_obs
+from drifting_policy.seams import Execution
+from drifting_policy.types import ObservationError, Policy, PolicySpec, check_image, check_obs
 
 
 def plan_noise(seed: int, plan: int, shape: tuple[int, ...]) -> np.ndarray:
@@ -34,6 +36,9 @@ class ChunkExecutor:
         plan of step 3          . . x x x . .
         plan of step 6                . . x x x . .
 
+    `seam` says how a plan takes over from the one before, see `Execution`: the diagram shows "snap". With "prefix" the policy
+    is told the commands until then, so that its plan continues them; the first plan of an episode has no prefix.
+
     The policy always sees blocks of exactly `inference_batch` rows, padded by repeating the last row: the last bits of a
     matrix product depend on the batch size, and contacts amplify them. Hence the commands of an environment depend neither on
     `num_envs` nor on its neighbours, as long as each row of the policy's output depends on that row of its input only.
@@ -45,13 +50,20 @@ class ChunkExecutor:
         num_envs: number of environments, b of `step`.
         inference_batch: rows of each call of the policy; larger is faster with many environments on a GPU.
         latency_steps: control steps between an observation and the first command that follows from it.
+        seam: "snap", "fade" or "prefix".
+        fade_steps: steps of a fade.
+        commit_steps: commands of the plan before that a prefix keeps beyond the latency.
+        exec_horizon: steps between two plans; None for that of the policy.
+        held_noise: all plans of an episode have the noise of its first one.
         clock: seconds, monotonic.
 
     Attributes:
+        spec: the contract of the policy, with the `exec_horizon` that is executed.
         plan_seconds: duration of every call of the policy so far, the first (warm-up) call included.
 
     Raises:
-        ConfigError: a latency below zero, or one that the chunk is too short for.
+        ConfigError: a latency below zero, or one that the chunk is too short for; a seam that does not exist, or that the policy
+            was not trained for.
     """
 
     def __init__(
@@ -61,28 +73,28 @@ class ChunkExecutor:
         *,
         inference_batch: int = 1,
         latency_steps: int = 0,
+        seam: str = "snap",
+        fade_steps: int = 4,
+        commit_steps: int = 0,
+        exec_horizon: int | None = None,
+        held_noise: bool = False,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         if num_envs < 1 or inference_batch < 1:
             raise ValueError(f"num_envs and inference_batch must be at least 1; got {num_envs} and {inference_batch}.")
-        spec = policy.spec
-        longest = spec.pred_horizon - spec.first_executed - spec.exec_horizon
-        if not 0 <= latency_steps <= longest:
-            raise ConfigError(
-                f"latency_steps must lie between 0 and {longest}, for exec_horizon + latency_steps must fit into the "
-                f"{spec.pred_horizon - spec.first_executed} planned steps from now on; got {latency_steps}."
-            )
+        self._execution = Execution(seam, fade_steps, commit_steps, exec_horizon, held_noise)
+        self._execution.check(policy, latency_steps)
+        self.spec = spec = dataclasses.replace(policy.spec, exec_horizon=self._execution.period(policy.spec))
         self.plan_seconds: list[float] = []
         self._policy = policy
-        self._spec = spec
         self._inference_batch = inference_batch
         self._latency = latency_steps
         self._clock = clock
         self._windows = {
             key: np.zeros((num_envs, spec.obs_horizon, *array.shape), array.dtype) for key, array in spec.observations.items()
         }
-        # From the newest plan on: the commands up to the next plan, then those that bridge the time until that is available.
-        steps = spec.exec_horizon + latency_steps
+        # From the newest plan on: the commands up to the next plan, then those that bridge the time until that has taken over.
+        steps = spec.pred_horizon - spec.first_executed
         self._commands = np.zeros((num_envs, steps, *spec.action.shape), spec.action.dtype)
         self._executed = np.full(num_envs, spec.exec_horizon)
         self._started = np.zeros(num_envs, dtype=bool)
@@ -112,7 +124,7 @@ class ChunkExecutor:
             if not all(0 <= seed < 2**64 for seed in seeds):
                 raise ValueError(f"Episode seeds must lie in [0, 2^64); got {list(seeds)}.")
         self._started[started] = False
-        self._executed[started] = self._spec.exec_horizon
+        self._executed[started] = self.spec.exec_horizon
         self._plans[started] = 0
         for place, env in enumerate(started):
             self._seeds[env] = None if seeds is None else int(seeds[place])
@@ -131,8 +143,8 @@ class ChunkExecutor:
         """
         taking_part = self._as_mask(active)
         windows = self._next_windows(obs, taking_part)
-        check_obs(self._spec, windows)
-        planning = np.flatnonzero(taking_part & (self._executed == self._spec.exec_horizon)).tolist()
+        check_obs(self.spec, windows)
+        planning = np.flatnonzero(taking_part & (self._executed == self.spec.exec_horizon)).tolist()
         commands = self._plan({key: window[planning] for key, window in windows.items()}, planning)
 
         self._windows = windows
@@ -140,7 +152,7 @@ class ChunkExecutor:
         self._commands[planning] = commands
         self._executed[planning] = 0
         self._plans[planning] += 1
-        actions = np.full((self.num_envs, *self._spec.action.shape), np.nan, self._commands.dtype)
+        actions = np.full((self.num_envs, *self.spec.action.shape), np.nan, self._commands.dtype)
         actions[taking_part] = self._commands[taking_part, self._executed[taking_part]]
         self._executed[taking_part] += 1
         return actions
@@ -161,14 +173,14 @@ class ChunkExecutor:
                 chunks.
         """
         chosen = [range(self.num_envs)[env] for env in envs]
-        if check_obs(self._spec, windows) != len(set(chosen)) or len(set(chosen)) != len(chosen):
+        if check_obs(self.spec, windows) != len(set(chosen)) or len(set(chosen)) != len(chosen):
             raise ValueError(f"plan needs one row of observations for each of the environments {list(envs)}, and each once.")
-        if any(self._executed[env] != self._spec.exec_horizon for env in chosen):
+        if any(self._executed[env] != self.spec.exec_horizon for env in chosen):
             raise ValueError(f"plan needs environments that are planned, not stepped; one of {list(envs)} has commands left.")
         commands = self._plan(windows, chosen)
         self._commands[chosen] = commands
         self._plans[chosen] += 1
-        return commands[:, : self._spec.exec_horizon]
+        return commands[:, : self.spec.exec_horizon]
 
     def _as_mask(self, mask: np.ndarray | None) -> np.ndarray:
         chosen = np.ones(self.num_envs, dtype=bool) if mask is None else np.asarray(mask)
@@ -192,34 +204,46 @@ class ChunkExecutor:
         return windows
 
     def _plan(self, windows: Mapping[str, np.ndarray], envs: Sequence[int]) -> np.ndarray:
-        """Commands "n ta+latency d" from now on for the environments `envs`, which make a new plan from their `windows`."""
+        """All commands "n t d" from now on of the environments `envs`, which make a new plan from their `windows`."""
         commands = np.empty((len(envs), *self._commands.shape[1:]), self._commands.dtype)
-        first = self._spec.first_executed
-        for noisy in (True, False):
-            places = [place for place, env in enumerate(envs) if (self._seeds[env] is not None) == noisy]
-            for start in range(0, len(places), self._inference_batch):
-                block = places[start : start + self._inference_batch]
-                chunks = self._infer(windows, envs, block)
-                commands[block] = chunks[:, first : first + commands.shape[1]]
-        if self._latency:  # until the new plan is available, the one before goes on
-            late = [place for place, env in enumerate(envs) if self._plans[env] > 0]
-            commands[late, : self._latency] = self._commands[[envs[place] for place in late], self._spec.exec_horizon :]
+        for block in self._blocks(envs):
+            commands[block] = self._infer(windows, envs, block)[:, self.spec.first_executed :]
+        late = [place for place, env in enumerate(envs) if self._plans[env] > 0]
+        before = self._commands[[envs[place] for place in late], self.spec.exec_horizon :]
+        commands[late] = self._execution.join(before, commands[late], latency_steps=self._latency)
         return commands
 
+    def _blocks(self, envs: Sequence[int]) -> Iterator[list[int]]:
+        """The places of `envs` in blocks for one call of the policy each: all have a seed or none, and a prefix or none."""
+        kinds = [(self._seeds[env] is None, self._committed(env)) for env in envs]
+        for kind in sorted(set(kinds)):
+            places = [place for place, other in enumerate(kinds) if other == kind]
+            for start in range(0, len(places), self._inference_batch):
+                yield places[start : start + self._inference_batch]
+
+    def _committed(self, env: int) -> int:
+        """How many commands the next plan of an environment is told to continue."""
+        if self._execution.seam != "prefix" or self._plans[env] == 0:
+            return 0
+        return self._execution.committed(self._latency)
+
     def _infer(self, windows: Mapping[str, np.ndarray], envs: Sequence[int], block: list[int]) -> np.ndarray:
-        """Chunks for the places `block` of `windows` and `envs`, which all have a seed or none."""
+        """Chunks for the places `block` of `windows` and `envs`, which are of one kind."""
         rows = [*block, *block[-1:] * (self._inference_batch - len(block))]
         noises = [
-            plan_noise(seed, int(self._plans[envs[place]]), self._spec.sample_shape)
+            plan_noise(seed, 0 if self._execution.held_noise else int(self._plans[envs[place]]), self.spec.sample_shape)
             for place in rows
             if (seed := self._seeds[envs[place]]) is not None
         ]
+        obs = {key: window[rows] for key, window in windows.items()}
+        options: dict[str, Any] = {"noise": np.stack(noises) if noises else None}
+        if committed := self._committed(envs[block[0]]):
+            start = self.spec.exec_horizon
+            options["prefix"] = self._commands[[envs[place] for place in rows], start : start + committed]
         begin = self._clock()
-        chunks = np.asarray(
-            self._policy.act({key: window[rows] for key, window in windows.items()}, noise=np.stack(noises) if noises else None)
-        )
+        chunks = np.asarray(self._policy.act(obs, **options))
         self.plan_seconds.append(self._clock() - begin)
-        _check_chunks(self._spec, chunks, batch=self._inference_batch)
+        _check_chunks(self.spec, chunks, batch=self._inference_batch)
         return chunks[: len(block)]
 
 

@@ -11,6 +11,7 @@ from hydra.core.config_store import ConfigStore
 from drifting_policy.config import NamedConfig, SamplerConfig, TaskConfig
 from drifting_policy.types import ConfigError
 
+EXPORT_FORMATS = ("onnx", "torch_export")
 METRICS = ("max_score", "final_score", "success")
 
 
@@ -92,6 +93,22 @@ class ProtocolConfig:
 
 
 @dataclass
+class ExportConfig:
+    """Everything that `python -m drifting_policy.export` accepts."""
+
+    ckpt: str = ""
+    task: TaskConfig | None = None
+    encoder: NamedConfig | None = None
+    format: str = "onnx"
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.format not in EXPORT_FORMATS:
+            raise ConfigError(f"Unknown format '{self.format}'; choose one of {', '.join(EXPORT_FORMATS)}.")
+
+
+@dataclass
 class ReplayConfig:
     """Everything that `python -m drifting_policy.replay` accepts."""
 
@@ -121,6 +138,7 @@ COMMANDS: dict[str, type] = {
     "eval": EvalConfig,
     "compare": CompareConfig,
     "protocol": ProtocolConfig,
+    "export": ExportConfig,
     "replay": ReplayConfig,
     "rollout": RolloutConfig,
 }

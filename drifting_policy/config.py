@@ -312,6 +312,7 @@ class TrainConfig:
     objective: NamedConfig = field(default_factory=NamedConfig)
     trainer: TrainerConfig = field(default_factory=TrainerConfig)
     data: str | None = None
+    max_prefix: int = 0
     seed: int = 0
     device: str = "auto"
     threads: int = 0
@@ -332,7 +333,9 @@ class TrainConfig:
     def directory(self) -> str:
         """Where the run is written: `run_dir`, or a name made of the choices."""
         data = self.data_set if self.data_set in self.task.data else "data"
-        return self.run_dir or f"runs/{self.task.name}/{data}_{self.objective.name}_{self.generator.name}_seed{self.seed}"
+        prefix = f"_prefix{self.max_prefix}" if self.max_prefix else ""
+        name = f"{data}_{self.objective.name}_{self.generator.name}{prefix}_seed{self.seed}"
+        return self.run_dir or f"runs/{self.task.name}/{name}"
 
 
 def choose_data(task: TaskConfig, data: str | None) -> str:

@@ -6,13 +6,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from jaxtyping import Float
+from jaxtyping import Float, Int
 from torch import Tensor, nn
 
-from drifting_policy.models import ENCODERS, GENERATORS
+from drifting_policy.models import ENCODERS, GENERATORS, PrefixEncoder
 from drifting_policy.normalize import Normalizer
 from drifting_policy.samplers import SAMPLERS, Sampler
-from drifting_policy.types import ConfigError, ObservationError, PolicySpec, check_obs
+from drifting_policy.types import ConfigError, PolicySpec, check_noise, check_obs, check_prefix
 
 ONE_STEP = {"name": "one_step"}
 
@@ -32,6 +32,7 @@ class DriftingPolicy(nn.Module):
         noise_scale: float = 1.0,
         clip: float | None = 1.0,
         sampler: Mapping[str, Any] = ONE_STEP,
+        max_prefix: int = 0,
     ) -> None:
         """A policy with fresh weights.
 
@@ -43,11 +44,18 @@ class DriftingPolicy(nn.Module):
             clip: Bound of the action in network units, or None. With `range` normalisation 1 keeps every command inside
                 the range that was demonstrated; an element that is constant there may stray from it by 1 raw unit.
             sampler: Registered `name` and keyword arguments of what turns noise into a chunk by the action head.
+            max_prefix: The most commands, committed already, that the policy can be asked to continue; 0 for none.
 
         Raises:
-            ConfigError: on an unknown name, or a sampler that the action head was not made for.
+            ConfigError: on an unknown name, a sampler that the action head was not made for, or a prefix as long as the chunk.
         """
         super().__init__()
+        longest = spec.pred_horizon - spec.first_executed - 1
+        if not 0 <= max_prefix <= longest:
+            raise ConfigError(
+                f"max_prefix must lie between 0 and {longest}, for at least one of the {longest + 1} planned steps from now on "
+                f"must be left to the policy; got {max_prefix}."
+            )
         self.spec = spec
         self.recipe: dict[str, Any] = copy.deepcopy(
             {"encoder": dict(encoder), "generator": dict(generator), "noise_scale": noise_scale, "clip": clip}
@@ -63,12 +71,22 @@ class DriftingPolicy(nn.Module):
         generator_class, generator_options = _lookup("generator", GENERATORS, generator)
         self.generator = generator_class(
             sample_shape=spec.sample_shape,
-            tokens=self.encoder.tokens,
+            tokens=self.encoder.tokens + int(max_prefix > 0),
             embed_dim=self.encoder.embed_dim,
             **generator_options,
         )
         self.sampler = self._build_sampler(sampler)
-        self.recipe["sampler"] = dict(sampler)
+        self.recipe |= {"sampler": dict(sampler), "max_prefix": max_prefix}
+        self.prefix_encoder: PrefixEncoder | None = None
+        if max_prefix:
+            self.prefix_encoder = PrefixEncoder(
+                length=max_prefix, action_dim=spec.action.shape[0], embed_dim=self.encoder.embed_dim
+            )
+
+    @property
+    def max_prefix(self) -> int:
+        """How many commands that are committed already it can continue."""
+        return 0 if self.prefix_encoder is None else self.prefix_encoder.length
 
     @property
     def evaluations(self) -> int:
@@ -98,18 +116,45 @@ class DriftingPolicy(nn.Module):
             )
         return sampler
 
-    def encode(self, obs: Mapping[str, Tensor]) -> Float[Tensor, "b s e"]:
-        """Conditioning tokens for raw observations "b to ..."."""
+    def encode(self, obs: Mapping[str, Tensor], prefix: Float[Tensor, "b k d"] | None = None) -> Float[Tensor, "b s e"]:
+        """Conditioning tokens for raw observations "b to ...", and for the committed commands `prefix` in raw units."""
         tokens: Tensor = self.encoder({key: self.normalizer.normalize(key, obs[key]) for key in self.spec.observations})
-        return tokens
+        return self.condition(tokens, None if prefix is None else self.normalizer.normalize("action", prefix))
 
-    def forward(self, obs: Mapping[str, Tensor], noise: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
-        """Action chunks in raw units for raw observations "b to ..."."""
-        return self.draw(obs, noise * self.noise_scale)
+    def condition(
+        self,
+        tokens: Float[Tensor, "b s e"],
+        prefix: Float[Tensor, "b k d"] | None = None,
+        counts: Int[Tensor, " b"] | None = None,
+    ) -> Float[Tensor, "b s2 e"]:
+        """The tokens of the encoder, and behind them that of the committed commands, where the policy knows of such.
 
-    def draw(self, obs: Mapping[str, Tensor], noise: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
+        `prefix` is in network units; its first `counts` commands (default: all) are committed, none without a prefix.
+
+        Raises:
+            ValueError: a prefix that is longer than `max_prefix`.
+        """
+        if self.prefix_encoder is None:
+            if prefix is not None and prefix.shape[1]:
+                raise ValueError(f"This policy was trained without prefixes; got one of {prefix.shape[1]} commands.")
+            return tokens
+        if prefix is None:
+            prefix = tokens.new_zeros((len(tokens), 0, *self.spec.action.shape))
+        if counts is None:
+            counts = torch.full((len(tokens),), prefix.shape[1], device=tokens.device)
+        return torch.cat([tokens, self.prefix_encoder(prefix, counts).to(tokens)], dim=1)
+
+    def forward(
+        self, obs: Mapping[str, Tensor], noise: Float[Tensor, "b t d"], prefix: Float[Tensor, "b k d"] | None = None
+    ) -> Float[Tensor, "b t d"]:
+        """Action chunks in raw units for raw observations "b to ..." that continue `prefix`, and repeat it nearly."""
+        return self.draw(obs, noise * self.noise_scale, prefix)
+
+    def draw(
+        self, obs: Mapping[str, Tensor], noise: Float[Tensor, "b t d"], prefix: Float[Tensor, "b k d"] | None = None
+    ) -> Float[Tensor, "b t d"]:
         """The same for noise that has its scale already; `forward` gives it that of use, a diagnosis that of training."""
-        return self.decode(self.encode(obs), noise)
+        return self.decode(self.encode(obs, prefix), noise)
 
     def decode(self, cond: Float[Tensor, "b s e"], noise: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """The same for the tokens of `encode`, for who draws several chunks from them."""
@@ -119,22 +164,25 @@ class DriftingPolicy(nn.Module):
         return self.normalizer.unnormalize("action", chunk)
 
     @torch.inference_mode()
-    def act(self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None) -> np.ndarray:
+    def act(
+        self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None, prefix: np.ndarray | None = None
+    ) -> np.ndarray:
         """Action chunks "b t d" in raw units, float32.
 
         Args:
             obs: Exactly the keys of the specification, each "b to ..." in raw units, finite; images as uint8.
             noise: Standard normal "b t d", which picks the sample; None means the zero noise: the same chunk every time.
+            prefix: Commands "b k d" in raw units, the first k from now on, which are committed already; the chunks repeat them
+                exactly from index `spec.first_executed` on and continue them. None, like k = 0, leaves the policy free.
 
         Raises:
             ObservationError: names the key, what was expected and what came.
         """
         batch = check_obs(self.spec, obs)
         shape = (batch, *self.spec.sample_shape)
-        if noise is not None and np.shape(noise) != shape:
-            raise ObservationError(f"The noise must have shape {shape}; got {np.shape(noise)}.")
-        if noise is not None and not np.isfinite(noise).all():
-            raise ObservationError("The noise holds NaN or infinity; draw it from a standard normal distribution.")
+        if noise is not None:
+            check_noise(self.spec, noise, batch=batch)
+        committed = 0 if prefix is None else check_prefix(self.spec, prefix, batch=batch, longest=self.max_prefix)
         device = self.normalizer.get_buffer("scale_action").device
         # Copies: torch takes neither read-only arrays nor negative strides.
         tensors = {
@@ -144,7 +192,11 @@ class DriftingPolicy(nn.Module):
         draw = (
             torch.zeros(shape, device=device) if noise is None else torch.as_tensor(np.array(noise, np.float32), device=device)
         )
-        chunk: np.ndarray = self(tensors, draw).cpu().numpy()
+        if not committed:
+            return np.asarray(self(tensors, draw).cpu().numpy())
+        kept = np.array(prefix, np.float32)
+        chunk: np.ndarray = self(tensors, draw, torch.as_tensor(kept, device=device)).cpu().numpy()
+        chunk[:, self.spec.first_executed : self.spec.first_executed + committed] = kept
         return chunk
 
 

@@ -115,6 +115,7 @@ def build_state(config: TrainConfig, demonstrations: Demonstrations, objective: 
             generator=options(config.generator) | ({"time": True} if objective.timed else {}),
             noise_scale=objective.noise_scale,
             sampler=objective.sampler,
+            max_prefix=config.max_prefix,
         )
 
     with torch.random.fork_rng(devices=[]):
@@ -289,6 +290,7 @@ def _metadata(config: TrainConfig) -> dict[str, Any]:
         "generator": options(config.generator),
         "trainer": asdict(config.trainer),
         "data": config.data_set,
+        "max_prefix": config.max_prefix,
         "seed": config.seed,
         "versions": versions(),
     }
@@ -314,9 +316,10 @@ def _prepare(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
 
 def _restore(state: TrainState, checkpoint: Path, config: TrainConfig) -> None:
     stored, ours = read_config(checkpoint), _metadata(config)
-    theirs = {"encoder": stored["policy"]["encoder"]} | stored  # runs from before the encoder was told apart
+    # Runs from before the encoder was told apart, and from before there were prefixes.
+    theirs = {"encoder": stored["policy"]["encoder"], "max_prefix": 0} | stored
     ours |= {"spec": config.task.spec.to_dict()}
-    for name in ("task", "spec", "objective", "encoder", "generator", "data", "seed"):
+    for name in ("task", "spec", "objective", "encoder", "generator", "data", "max_prefix", "seed"):
         if theirs.get(name) != ours[name]:
             raise ConfigError(
                 f"The run in {checkpoint} was started with {name}={theirs.get(name)}, not "

@@ -185,8 +185,19 @@ class Policy(Protocol):
         """What the policy sees and commands."""
         ...
 
-    def act(self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None) -> np.ndarray:
-        """Action chunks "b t d" in raw units for observations "b to ..."; `noise` "b t d" picks the sample."""
+    @property
+    def max_prefix(self) -> int:
+        """How many commands that are committed already it can continue; 0 where it was not trained to."""
+        ...
+
+    def act(
+        self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None, prefix: np.ndarray | None = None
+    ) -> np.ndarray:
+        """Action chunks "b t d" in raw units for observations "b to ..."; `noise` "b t d" picks the sample.
+
+        `prefix` "b k d" in raw units, k <= `max_prefix`, are the first k commands from now on, which are committed already:
+        the chunks repeat them exactly, from the index `spec.first_executed` on, and continue them.
+        """
         ...
 
 
@@ -220,6 +231,40 @@ def check_obs(spec: PolicySpec, obs: Mapping[str, np.ndarray]) -> int:
     if len(set(batch_sizes.values())) != 1:
         raise ObservationError(f"All observation keys must share one batch size; got {batch_sizes}.")
     return next(iter(batch_sizes.values()))
+
+
+def check_noise(spec: PolicySpec, noise: np.ndarray, *, batch: int) -> None:
+    """Refuse noise that is not "b t d" and finite.
+
+    Raises:
+        ObservationError: says what was expected and what came.
+    """
+    shape = (batch, *spec.sample_shape)
+    if np.shape(noise) != shape:
+        raise ObservationError(f"The noise must have shape {shape}; got {np.shape(noise)}.")
+    if not np.isfinite(noise).all():
+        raise ObservationError("The noise holds NaN or infinity; draw it from a standard normal distribution.")
+
+
+def check_prefix(spec: PolicySpec, prefix: np.ndarray, *, batch: int, longest: int) -> int:
+    """The number k of commands in `prefix` "b k d" after a full check: shape, numbers, finiteness.
+
+    Raises:
+        ObservationError: says what was expected and what came.
+    """
+    value = np.asarray(prefix)
+    size = spec.action.shape[0]
+    if value.ndim != 3 or value.shape[0] != batch or value.shape[2] != size:
+        raise ObservationError(f"The prefix must have shape ({batch}, k, {size}), k committed commands; got {value.shape}.")
+    if value.shape[1] > longest:
+        raise ObservationError(
+            f"This policy continues at most {longest} committed commands (max_prefix of its training); got {value.shape[1]}."
+        )
+    if value.dtype.kind not in "fiu":
+        raise ObservationError(f"The prefix must be numeric; got dtype {value.dtype}.")
+    if not (np.abs(value) <= np.finfo(np.float32).max).all():
+        raise ObservationError("The prefix holds NaN or infinity (in float32); give commands that were finite.")
+    return value.shape[1]
 
 
 def check_image(key: str, value: np.ndarray) -> None:

@@ -16,6 +16,8 @@ from drifting_policy.types import ArraySpec, ConfigError, ObservationError, Poli
 class EchoPolicy:
     """A chunk that spells out what the policy was given: window, step number and noise."""
 
+    max_prefix = 0
+
     def __init__(self, *, to: int = 2, t: int = 8, ta: int = 3) -> None:
         self.spec = PolicySpec({"x": ArraySpec((2,))}, ArraySpec((2,)), to, t, ta, 10.0)
         self.calls: list[tuple[np.ndarray, np.ndarray | None]] = []

@@ -29,6 +29,7 @@ SPEC = PolicySpec({"x": ArraySpec((3,))}, ArraySpec((2,), unit="m"), 3, 5, 2, 10
 class Echo:
     """A policy that answers with its noise and the oldest of what it sees."""
 
+    max_prefix = 0
     spec = SPEC
 
     def __init__(self) -> None:

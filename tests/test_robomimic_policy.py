@@ -20,6 +20,8 @@ ABSOLUTE = {**COMPOSITE, "body_parts": {"right": {**PART, "control_delta": False
 class Scripted:
     """Commands the chunk of given rows; keeps what it saw."""
 
+    max_prefix = 0
+
     def __init__(self, rows: np.ndarray, **observations: ArraySpec) -> None:
         steps, size = rows.shape
         given = observations or {"object": ArraySpec((10,))}

@@ -53,9 +53,16 @@ class StateRecorder:
         observations = {**policy.spec.observations, "state": STATE}
         self.spec: PolicySpec = dataclasses.replace(policy.spec, observations=observations)
 
-    def act(self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None) -> np.ndarray:
+    @property
+    def max_prefix(self) -> int:
+        """That of the policy."""
+        return self.policy.max_prefix
+
+    def act(
+        self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None, prefix: np.ndarray | None = None
+    ) -> np.ndarray:
         """Chunks "b t d" of the policy, which sees its own keys only."""
-        return self.policy.act({key: obs[key] for key in self.policy.spec.observations}, noise=noise)
+        return self.policy.act({key: obs[key] for key in self.policy.spec.observations}, noise=noise, prefix=prefix)
 
 
 def run(config: RolloutConfig) -> None:

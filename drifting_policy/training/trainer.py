@@ -108,8 +108,9 @@ class Trainer:
             group["lr"] = rate
         state.optimizer.zero_grad(set_to_none=True)
         with torch.autocast(batch.action.device.type, dtype=torch.bfloat16, enabled=self.bf16):
-            cond = encode_noisy(policy, batch, self.observation_noise, generator)
+            tokens = encode_noisy(policy, batch, self.observation_noise, generator)
             action = policy.normalizer.normalize("action", batch.action)
+            cond = commit(policy, tokens, action, generator)
             loss = self.objective.loss(policy.generator, cond, action, generator)
         loss.value.backward()  # type: ignore[no-untyped-call]
         norm = nn.utils.clip_grad_norm_(trainable(policy), self.clip_norm)
@@ -122,7 +123,7 @@ class Trainer:
 
 
 def encode_noisy(policy: DriftingPolicy, batch: Batch, noise: float, generator: torch.Generator) -> Tensor:
-    """Conditioning tokens of the batch, whose normalised observations are jittered by `noise`, and augmented by the encoder.
+    """Tokens of the batch, whose normalised observations are jittered by `noise`, and augmented by the encoder.
 
     Small jitter keeps a policy from trusting digits that a rollout will not reproduce; images have none of it.
     """
@@ -138,6 +139,20 @@ def encode_noisy(policy: DriftingPolicy, batch: Batch, noise: float, generator: 
     return tokens
 
 
+def commit(policy: DriftingPolicy, tokens: Tensor, action: Tensor, generator: torch.Generator) -> Tensor:
+    """Conditioning tokens: `tokens` of the observations and, where the policy knows of such, that of commands to continue.
+
+    For each row the first 0 to max_prefix demonstrated commands from now on are committed, their number drawn evenly: the
+    delays of training-time real-time chunking (arXiv 2512.05964). `action` "b t d" is in network units.
+    """
+    if not policy.max_prefix:
+        return policy.condition(tokens)
+    counts = torch.randint(policy.max_prefix + 1, (len(action),), generator=generator).to(action.device)
+    first = policy.spec.first_executed
+    return policy.condition(tokens, action[:, first : first + policy.max_prefix], counts)
+
+
 def trainable(policy: DriftingPolicy) -> Iterable[nn.Parameter]:
-    """The parameters of encoder and action head that are not frozen."""
-    return [each for part in (policy.encoder, policy.generator) for each in part.parameters() if each.requires_grad]
+    """The parameters of encoders and action head that are not frozen."""
+    parts = [policy.encoder, policy.generator, *([policy.prefix_encoder] if policy.prefix_encoder is not None else [])]
+    return [each for part in parts for each in part.parameters() if each.requires_grad]

@@ -156,6 +156,8 @@ def test_coverage_of_policies_that_are_known(obstacle: ModuleType, monkeypatch: 
     class Known:
         """Goes left where the first number of its noise is below `share`, else right, or straight on."""
 
+        max_prefix = 0
+
         def __init__(self, share: float, *, straight: bool = False) -> None:
             self.share, self.straight, self.spec = share, straight, spec
 

@@ -245,6 +245,7 @@ def test_a_machine_that_cannot_draw_is_told_what_to_do(monkeypatch: pytest.Monke
 class Waver:
     """Commands its noise, cut to [-1, 1]."""
 
+    max_prefix = 0
     spec = PolicySpec({"robot0_eef_pos": ArraySpec((3,))}, ArraySpec((7,)), 1, 4, 4, 20.0)
 
     def act(self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None) -> np.ndarray:

@@ -59,6 +59,7 @@ def test_nothing_to_judge_is_told(classes: np.ndarray, modes: tuple[int, ...]) -
 class Echo:
     """A policy whose chunk is its observation plus the noise."""
 
+    max_prefix = 0
     spec = PolicySpec({"x": ArraySpec((1,))}, ArraySpec((2,)), obs_horizon=1, pred_horizon=3, exec_horizon=1, control_hz=1.0)
 
     def act(self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None) -> np.ndarray:

@@ -49,6 +49,8 @@ class Walk(gymnasium.Env[Any, np.ndarray]):
 class NoisyPolicy:
     """Commands the first elements of its noise minus a tenth of the newest observation."""
 
+    max_prefix = 0
+
     def __init__(self, key: str = "x", size: int = 1, dim: int = 1, scale: float = 1.0, centre: float = 0.0) -> None:
         self.spec = PolicySpec({key: ArraySpec((size,))}, ArraySpec((dim,)), 2, 6, 2, 10.0)
         self.key, self.scale, self.centre = key, scale, centre

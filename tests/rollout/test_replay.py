@@ -40,6 +40,7 @@ class Slope(gymnasium.Env[Any, np.ndarray]):
 class Wanderer:
     """Commands its noise."""
 
+    max_prefix = 0
     spec = PolicySpec({"x": ArraySpec((2,))}, ArraySpec((1,)), 1, 4, 4, 10.0)
 
     def act(self, obs: Mapping[str, np.ndarray], *, noise: np.ndarray | None = None) -> np.ndarray:

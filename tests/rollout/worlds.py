@@ -78,6 +78,8 @@ class Walk(gymnasium.Env[Any, np.ndarray]):
 class Noisy:
     """Commands its noise minus a tenth of the newest observation; calls `on_plan` with the number of the call before each."""
 
+    max_prefix = 0
+
     def __init__(self, key: str = "x", size: int = 1, *, scale: float = 1.0, centre: float = 0.0, on_plan: Any = None) -> None:
         self.spec = PolicySpec({key: ArraySpec((size,))}, ArraySpec((size,)), 2, 6, 2, 10.0)
         self.key, self.scale, self.centre, self.on_plan, self.calls = key, scale, centre, on_plan, 0
