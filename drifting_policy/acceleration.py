@@ -126,12 +126,14 @@ class StaticForward:
         with torch.inference_mode():
             self._repeat = capture(work)
 
-    def __call__(self, obs: Mapping[str, Tensor], noise: Tensor) -> Tensor:
+    def __call__(self, obs: Mapping[str, Tensor], noise: Tensor, prefix: Tensor | None = None) -> Tensor:
         """The chunk "1 t d", the caller's own.
 
         Raises:
-            ObservationError: another batch size than the captured one.
+            ObservationError: another batch size than the captured one, or a prefix.
         """
+        if prefix is not None:
+            raise ObservationError("This policy was captured without a prefix; plan without one, or without a CUDA graph.")
         if len(noise) != 1:
             raise ObservationError(f"This policy was captured for one observation at a time; got {len(noise)}.")
         for key, buffer in self._obs.items():

@@ -43,6 +43,31 @@ class EvalConfig:
 
 
 @dataclass
+class BenchConfig:
+    """Everything that `python -m drifting_policy.bench` accepts."""
+
+    ckpt: str = ""
+    task: TaskConfig | None = None
+    encoder: NamedConfig | None = None
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    hz: float = 10.0
+    cycles: int = 1000
+    accelerate: bool = False
+    dtype: str | None = None
+    device: str = "cpu"
+    threads: int = 1
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.hz <= 10_000:
+            raise ConfigError(f"hz must lie between 0.1 and 10000; got {self.hz}.")
+        if self.cycles < 1:
+            raise ConfigError(f"cycles must be at least 1; got {self.cycles}.")
+        if self.dtype and not self.accelerate:
+            raise ConfigError(f"dtype={self.dtype} is a setting of acceleration; add accelerate=true.")
+
+
+@dataclass
 class CompareConfig:
     """Everything that `python -m drifting_policy.compare` accepts."""
 
@@ -136,6 +161,7 @@ class RolloutConfig:
 
 COMMANDS: dict[str, type] = {
     "eval": EvalConfig,
+    "bench": BenchConfig,
     "compare": CompareConfig,
     "protocol": ProtocolConfig,
     "export": ExportConfig,

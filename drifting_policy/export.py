@@ -34,7 +34,9 @@ def run(config: ExportConfig) -> None:
         raise ConfigError("Say what to export: ckpt=RUN_OR_CHECKPOINT_DIRECTORY, or ckpt=bundled.")
     use_threads(1)
     candidate = load_candidate(config.ckpt, task=config.task, device="cpu", sampler=config.sampler.changes)
-    out = Path(config.out or (f"runs/bundled_{config.format}" if config.ckpt == BUNDLED else candidate.checkpoint / config.format))
+    out = Path(
+        config.out or (f"runs/bundled_{config.format}" if config.ckpt == BUNDLED else candidate.checkpoint / config.format)
+    )
     _check_folder(out)
     with writing_to(out), _replacing(out) as draft:
         file = draft / FILES[config.format]

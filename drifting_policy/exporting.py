@@ -123,7 +123,9 @@ def program_of(policy: DriftingPolicy) -> ExportedProgram:
     graph = Graph(policy).eval()
     batch = torch.export.Dim("batch", min=1)
     with quiet(), torch.no_grad():
-        return torch.export.export(graph, graph.example(), dynamic_shapes=(tuple({0: batch} for _ in graph.names),), strict=False)
+        return torch.export.export(
+            graph, graph.example(), dynamic_shapes=(tuple({0: batch} for _ in graph.names),), strict=False
+        )
 
 
 def _write_onnx(policy: DriftingPolicy, file: Path, said: Mapping[str, Any]) -> Manifest:

@@ -51,6 +51,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "train": ("*", "*"),
     "eval": ("*", "*"),
     "export": ("*", "*"),
+    "certificate": ("types atomic chunking control versions", "numpy matplotlib tqdm"),
+    "bench": ("*", "*"),
     "compare": ("*", "*"),
     "protocol": ("*", "*"),
     "replay": ("*", "*"),
