@@ -183,15 +183,13 @@ class DriftingPolicy(nn.Module):
         if noise is not None:
             check_noise(self.spec, noise, batch=batch)
         committed = 0 if prefix is None else check_prefix(self.spec, prefix, batch=batch, longest=self.max_prefix)
-        device = self.normalizer.get_buffer("scale_action").device
+        device = self.normalizer.device
         # Copies: torch takes neither read-only arrays nor negative strides.
         tensors = {
-            key: torch.as_tensor(np.array(obs[key], np.uint8 if array.is_image else np.float32), device=device)
+            key: torch.from_numpy(np.array(obs[key], np.uint8 if array.is_image else np.float32)).to(device)
             for key, array in self.spec.observations.items()
         }
-        draw = (
-            torch.zeros(shape, device=device) if noise is None else torch.as_tensor(np.array(noise, np.float32), device=device)
-        )
+        draw = torch.zeros(shape, device=device) if noise is None else torch.from_numpy(np.array(noise, np.float32)).to(device)
         if not committed:
             return np.asarray(self(tensors, draw).cpu().numpy())
         kept = np.array(prefix, np.float32)

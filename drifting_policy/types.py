@@ -28,6 +28,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 
+LARGEST = np.finfo(np.float32).max
+
+
 class UserError(ValueError):
     """A mistake that its user can mend: entry points print its sentence and exit with code 2."""
 
@@ -207,8 +210,8 @@ def check_obs(spec: PolicySpec, obs: Mapping[str, np.ndarray]) -> int:
     Raises:
         ObservationError: names the key, what was expected and what came.
     """
-    unknown, missing = sorted(set(obs) - set(spec.observations)), sorted(set(spec.observations) - set(obs))
-    if unknown or missing:
+    if obs.keys() != spec.observations.keys():
+        unknown, missing = sorted(set(obs) - set(spec.observations)), sorted(set(spec.observations) - set(obs))
         raise ObservationError(
             f"The observation must have exactly the keys {sorted(spec.observations)}; missing: {missing}, unknown: {unknown}."
         )
@@ -224,7 +227,7 @@ def check_obs(spec: PolicySpec, obs: Mapping[str, np.ndarray]) -> int:
             continue
         if value.dtype.kind not in "fiub":
             raise ObservationError(f"Observation '{key}' must be numeric; got dtype {value.dtype}.")
-        finite = np.abs(value) <= np.finfo(np.float32).max  # what networks compute in
+        finite = np.isfinite(value) if value.dtype == np.float32 else np.abs(value) <= LARGEST  # what networks compute in
         if not finite.all():
             place = tuple(int(i) for i in np.argwhere(~finite)[0])
             raise ObservationError(f"Observation '{key}' holds NaN or infinity (in float32), first at index {place}.")
