@@ -6,7 +6,6 @@ next to nothing; it is the lowest of the ways tried (matrix-vector products take
 """
 
 import argparse
-import copy
 import json
 import subprocess
 import sys
@@ -18,12 +17,12 @@ from typing import Any
 import numpy as np
 import torch
 from act import prepare
-from timing import RESULTS, interleaved, random_walks, record, spread
+from timing import RESULTS, interleaved, record, spread
 from torch import Tensor, nn
 
-from drifting_policy import cli, train
+from drifting_policy import cli
 from drifting_policy.acceleration import accelerate
-from drifting_policy.config import arguments
+from drifting_policy.config import arguments, options
 from drifting_policy.objectives import OBJECTIVES
 from drifting_policy.policy import DriftingPolicy
 
@@ -37,10 +36,17 @@ Calls = dict[str, Callable[[], Any]]
 def build_policy(overrides: Sequence[str]) -> DriftingPolicy:
     """The policy of this training with fresh weights."""
     config = cli.compose("train", list(overrides))
-    kind = OBJECTIVES[config.objective.name]
-    objective = kind(**{name: value for name, value in arguments(config.objective).items() if name != "name"})
-    state = train.build_state(config, random_walks(config.task), objective, torch.device("cpu"))
-    return state.policy.requires_grad_(False).eval()
+    objective = OBJECTIVES[config.objective.name](**arguments(config.objective))
+    with torch.random.fork_rng(devices=[]):
+        torch.default_generator.manual_seed(0)
+        policy = DriftingPolicy(
+            config.task.spec,
+            encoder=options(config.encoder),
+            generator=options(config.generator) | ({"time": True} if objective.timed else {}),
+            noise_scale=objective.noise_scale,
+            sampler=objective.sampler,
+        )
+    return policy.requires_grad_(False).eval()
 
 
 def ratio(name: str, of: str, calls: Calls, *, over: str, under: str, repetitions: int) -> dict[str, Any]:
@@ -111,8 +117,8 @@ def backbone(name: str, channels: Sequence[int], *, repetitions: int) -> list[di
 
     compared("act / forward", "", "act", "network")
     compared("plain forward / reading weights", "", "network", "reading")
-    for title, options in {"packed": {}, "shared": {"share_weights": True}}.items():
-        calls["fast"] = prepare(accelerate(policy, **options))["network"]
+    for title, chosen in {"packed": {}, "shared": {"share_weights": True}}.items():
+        calls["fast"] = prepare(accelerate(policy, **chosen))["network"]
         bar = "forward / reading weights" if title == "packed" else "shared forward / reading weights"
         compared(bar, f", {title}", "fast", "reading")
         compared("accelerated / plain", f", {title}", "fast", "network")
@@ -131,9 +137,8 @@ def diffusion(name: str, channels: Sequence[int], *, repetitions: int) -> list[d
     obs = {key: rng.standard_normal((1, spec.obs_horizon, *a.shape), dtype=np.float32) for key, a in spec.observations.items()}
     noise, rows = rng.standard_normal((1, *spec.sample_shape), dtype=np.float32), []
     for title, scheduler, count in (("DDPM-100 / one step", "ddpm", 100), ("DDIM-10 / one step", "ddim", 10)):
-        sampled = copy.copy(steps)
-        sampled.resample(scheduler=scheduler, steps=count)
-        calls["many"] = lambda sampled=sampled: sampled.act(obs, noise=noise)
+        steps.resample(scheduler=scheduler, steps=count)
+        calls["many"] = lambda: steps.act(obs, noise=noise)
         rows.append(ratio(title, name, calls, over="many", under="one", repetitions=max(1, repetitions * 10 // count)))
     return rows
 
@@ -157,6 +162,13 @@ class ActTransformer(nn.Module):
         return chunk
 
 
+def image_calls(policy: DriftingPolicy, act: ActTransformer, obs: Mapping[str, Tensor], noise: Tensor) -> Calls:
+    """The networks of both for the same images, in network units."""
+    network = torch.inference_mode()
+    ours, theirs = network(lambda: policy.generator(noise, policy.encoder(obs))), network(lambda: act(policy.encoder(obs)))
+    return {"ours": ours, "act": theirs}
+
+
 def images(*, repetitions: int, encoders: Sequence[str], decoders: Sequence[int]) -> list[dict[str, Any]]:
     """The rows of an image policy with the small head over a transformer of ACT's size behind the same encoder."""
     rows = []
@@ -169,13 +181,9 @@ def images(*, repetitions: int, encoders: Sequence[str], decoders: Sequence[int]
         }
         noise = torch.from_numpy(rng.standard_normal((1, 1, *spec.sample_shape), dtype=np.float32))
         size = {"tokens": policy.encoder.tokens, "embed_dim": policy.encoder.embed_dim}
-        network = torch.inference_mode()
         for count in decoders:
             act = ActTransformer(**size, steps=spec.pred_horizon, action=spec.action.shape[0], decoders=count).eval()
-            calls: Calls = {
-                "ours": network(lambda policy=policy: policy.generator(noise, policy.encoder(obs))),
-                "act": network(lambda policy=policy, act=act: act(policy.encoder(obs))),
-            }
+            calls = image_calls(policy, act, obs, noise)
             of = f"{encoder}, {count} decoders"
             rows.append(ratio("image policy / ACT", of, calls, over="ours", under="act", repetitions=repetitions))
     return rows
@@ -196,7 +204,7 @@ def measure(given: argparse.Namespace) -> list[dict[str, Any]]:
     return rows
 
 
-def options(argv: Sequence[str]) -> argparse.Namespace:
+def parse(argv: Sequence[str]) -> argparse.Namespace:
     """What was typed."""
     parser = argparse.ArgumentParser(description="Ratios of latencies of plans for one observation.")
     parser.add_argument("--parts", nargs="+", default=["heads", "backbone", "diffusion", "images"])
@@ -215,7 +223,7 @@ def options(argv: Sequence[str]) -> argparse.Namespace:
 
 def main(argv: Sequence[str]) -> int:
     """Measure with every number of threads, print the table, write the record; 1 where a bar is missed."""
-    given = options(argv)
+    given = parse(argv)
     if given.rows:
         torch.set_num_threads(given.threads[0])
         given.out.write_text(json.dumps(measure(given)))
