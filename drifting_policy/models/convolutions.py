@@ -91,7 +91,7 @@ def lay_out(
         if not hasattr(torch, "quantize_per_channel"):
             raise ConfigError("This version of PyTorch has no 8-bit matrices any more; choose dtype=bfloat16.")
         return ByteMatrix(weight, bias)
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+    if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         raise ConfigError("This build of PyTorch lacks oneDNN, which lays weights out; say share_weights=True.")
     return PackedMatrix(weight, bias, dtype=torch.bfloat16 if dtype else torch.float32)
 
@@ -103,7 +103,7 @@ class WindowedConv1d(nn.Module):
     def __init__(self, conv: nn.Conv1d, *, dtype: str | None, share_weights: bool) -> None:
         """The same map as `conv`, for which `replaceable` holds."""
         super().__init__()
-        (self.kernel,), (self.stride,), (self.padding,) = conv.kernel_size, conv.stride, conv.padding
+        (self.kernel,), (self.stride,), self.padding = conv.kernel_size, conv.stride, int(conv.padding[0])
         self.matrix = lay_out(conv.weight.flatten(1), conv.bias, dtype=dtype, share_weights=share_weights)
 
     def forward(self, x: Float[Tensor, "b c t"]) -> Float[Tensor, "b c2 t2"]:
@@ -121,7 +121,7 @@ class SpreadConv1d(nn.Module):
     def __init__(self, conv: nn.ConvTranspose1d, *, dtype: str | None, share_weights: bool) -> None:
         """The same map as `conv`, for which `replaceable` holds. Its weights are laid out anew in any case."""
         super().__init__()
-        (self.kernel,), (self.stride,), (self.padding,) = conv.kernel_size, conv.stride, conv.padding
+        (self.kernel,), (self.stride,), self.padding = conv.kernel_size, conv.stride, int(conv.padding[0])
         self.bias = torch.zeros(conv.out_channels) if conv.bias is None else conv.bias.detach()
         weight = conv.weight.detach().permute(2, 1, 0).flatten(0, 1).contiguous()
         self.matrix = lay_out(weight, None, dtype=dtype, share_weights=share_weights)
