@@ -8,10 +8,11 @@ if TYPE_CHECKING:
     from drifting_policy.checkpoint import load_policy
     from drifting_policy.chunking import ChunkExecutor
     from drifting_policy.control.controller import Controller
+    from drifting_policy.control.onnx_policy import OnnxPolicy
     from drifting_policy.recorder import RunRecorder
     from drifting_policy.types import Policy, PolicySpec
 
-__all__ = ["ChunkExecutor", "Controller", "Policy", "PolicySpec", "RunRecorder", "__version__", "load_policy"]
+__all__ = ["ChunkExecutor", "Controller", "OnnxPolicy", "Policy", "PolicySpec", "RunRecorder", "__version__", "load_policy"]
 
 # Names are imported when first used: a robot that only executes chunks must not pay for torch.
 _HOMES = {
@@ -19,6 +20,7 @@ _HOMES = {
     "ChunkExecutor": "chunking",
     "Controller": "control.controller",
     "RunRecorder": "recorder",
+    "OnnxPolicy": "control.onnx_policy",
     "Policy": "types",
     "PolicySpec": "types",
 }

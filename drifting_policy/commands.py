@@ -12,6 +12,7 @@ from drifting_policy.config import NamedConfig, SamplerConfig, TaskConfig
 from drifting_policy.seams import Execution
 from drifting_policy.types import ConfigError
 
+EXPORT_FORMATS = ("onnx", "torch_export")
 METRICS = ("max_score", "final_score", "success")
 
 
@@ -51,6 +52,31 @@ class EvalConfig:
     def execution(self) -> Execution:
         """How plans are executed."""
         return Execution(self.seam, self.fade_steps, self.commit_steps, self.exec_horizon, self.held_noise)
+
+
+@dataclass
+class BenchConfig:
+    """Everything that `python -m drifting_policy.bench` accepts."""
+
+    ckpt: str = ""
+    task: TaskConfig | None = None
+    encoder: NamedConfig | None = None
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    hz: float = 10.0
+    cycles: int = 1000
+    accelerate: bool = False
+    dtype: str | None = None
+    device: str = "cpu"
+    threads: int = 1
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        if not 0.1 <= self.hz <= 10_000:
+            raise ConfigError(f"hz must lie between 0.1 and 10000; got {self.hz}.")
+        if self.cycles < 1:
+            raise ConfigError(f"cycles must be at least 1; got {self.cycles}.")
+        if self.dtype and not self.accelerate:
+            raise ConfigError(f"dtype={self.dtype} is a setting of acceleration; add accelerate=true.")
 
 
 @dataclass
@@ -101,6 +127,22 @@ class ProtocolConfig:
                 raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}.")
         if self.select_by not in METRICS:
             raise ConfigError(f"select_by must be one of {METRICS}; got '{self.select_by}'.")
+
+
+@dataclass
+class ExportConfig:
+    """Everything that `python -m drifting_policy.export` accepts."""
+
+    ckpt: str = ""
+    task: TaskConfig | None = None
+    encoder: NamedConfig | None = None
+    format: str = "onnx"
+    sampler: SamplerConfig = field(default_factory=SamplerConfig)
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        if self.format not in EXPORT_FORMATS:
+            raise ConfigError(f"Unknown format '{self.format}'; choose one of {', '.join(EXPORT_FORMATS)}.")
 
 
 @dataclass
@@ -161,8 +203,10 @@ class PlaybackConfig:
 
 COMMANDS: dict[str, type] = {
     "eval": EvalConfig,
+    "bench": BenchConfig,
     "compare": CompareConfig,
     "protocol": ProtocolConfig,
+    "export": ExportConfig,
     "replay": ReplayConfig,
     "serve": ServeConfig,
     "rollout": RolloutConfig,

@@ -57,7 +57,7 @@ def run(config: EvalConfig) -> None:
         "videos": min(config.videos, config.episodes),
         "out": out,
         "about": candidate.about,
-        "demonstrations": _demonstrations(candidate) if config.videos else None,
+        "demonstrations": stored_demonstrations(candidate) if config.videos else None,
     }
     if isinstance(config.latency_steps, list):
         print_curve(latency_curve(candidate.policy, candidate.task, latencies=config.latency_steps, **options), out)
@@ -138,7 +138,7 @@ def load_task(name: str) -> TaskConfig:
     return task
 
 
-def _demonstrations(candidate: Candidate) -> Demonstrations | None:
+def stored_demonstrations(candidate: Candidate) -> Demonstrations | None:
     """What the policy learnt from, where it lies on this machine: its exhibits show what was demonstrated nearest."""
     try:
         return load_demonstrations(candidate.task, candidate.data) if is_stored(candidate.task, candidate.data) else None

@@ -47,6 +47,11 @@ class Normalizer(nn.Module):
             normalizer._map(key)[1].copy_(offset)
         return normalizer
 
+    @property
+    def device(self) -> torch.device:
+        """Where the maps are, and so the policy that they belong to."""
+        return self._map(self.keys[0])[0].device
+
     def normalize(self, key: str, values: Float[Tensor, "..."] | UInt8[Tensor, "..."]) -> Float[Tensor, "..."]:
         """`values` in network units; trailing axes are the key's own. Images come as bytes, and become floats here."""
         scale, offset = self._map(key)
@@ -60,7 +65,10 @@ class Normalizer(nn.Module):
     def _map(self, key: str) -> tuple[Tensor, Tensor]:
         if key not in self.keys:
             raise ConfigError(f"The normaliser knows the keys {list(self.keys)}; it was asked for '{key}'.")
-        return self.get_buffer(f"scale_{key}"), self.get_buffer(f"offset_{key}")
+        scale, offset = self._buffers[f"scale_{key}"], self._buffers[f"offset_{key}"]  # get_buffer takes longer than the map
+        assert scale is not None
+        assert offset is not None
+        return scale, offset
 
 
 def _affine(key: str, stats: Stats, mode: str) -> tuple[Tensor, Tensor]:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from drifting_policy.models import ENCODERS, GENERATORS, PrefixEncoder
 from drifting_policy.normalize import Normalizer
 from drifting_policy.samplers import SAMPLERS, Sampler
-from drifting_policy.types import ConfigError, ObservationError, PolicySpec, check_obs, check_prefix
+from drifting_policy.types import ConfigError, PolicySpec, check_noise, check_obs, check_prefix
 
 ONE_STEP = {"name": "one_step"}
 
@@ -180,20 +180,16 @@ class DriftingPolicy(nn.Module):
         """
         batch = check_obs(self.spec, obs)
         shape = (batch, *self.spec.sample_shape)
-        if noise is not None and np.shape(noise) != shape:
-            raise ObservationError(f"The noise must have shape {shape}; got {np.shape(noise)}.")
-        if noise is not None and not np.isfinite(noise).all():
-            raise ObservationError("The noise holds NaN or infinity; draw it from a standard normal distribution.")
+        if noise is not None:
+            check_noise(self.spec, noise, batch=batch)
         committed = 0 if prefix is None else check_prefix(self.spec, prefix, batch=batch, longest=self.max_prefix)
-        device = self.normalizer.get_buffer("scale_action").device
+        device = self.normalizer.device
         # Copies: torch takes neither read-only arrays nor negative strides.
         tensors = {
-            key: torch.as_tensor(np.array(obs[key], np.uint8 if array.is_image else np.float32), device=device)
+            key: torch.from_numpy(np.array(obs[key], np.uint8 if array.is_image else np.float32)).to(device)
             for key, array in self.spec.observations.items()
         }
-        draw = (
-            torch.zeros(shape, device=device) if noise is None else torch.as_tensor(np.array(noise, np.float32), device=device)
-        )
+        draw = torch.zeros(shape, device=device) if noise is None else torch.from_numpy(np.array(noise, np.float32)).to(device)
         if not committed:
             return np.asarray(self(tensors, draw).cpu().numpy())
         kept = np.array(prefix, np.float32)

@@ -28,6 +28,9 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 
+LARGEST = np.finfo(np.float32).max
+
+
 class UserError(ValueError):
     """A mistake that its user can mend: entry points print its sentence and exit with code 2."""
 
@@ -207,8 +210,8 @@ def check_obs(spec: PolicySpec, obs: Mapping[str, np.ndarray]) -> int:
     Raises:
         ObservationError: names the key, what was expected and what came.
     """
-    unknown, missing = sorted(set(obs) - set(spec.observations)), sorted(set(spec.observations) - set(obs))
-    if unknown or missing:
+    if obs.keys() != spec.observations.keys():
+        unknown, missing = sorted(set(obs) - set(spec.observations)), sorted(set(spec.observations) - set(obs))
         raise ObservationError(
             f"The observation must have exactly the keys {sorted(spec.observations)}; missing: {missing}, unknown: {unknown}."
         )
@@ -224,13 +227,26 @@ def check_obs(spec: PolicySpec, obs: Mapping[str, np.ndarray]) -> int:
             continue
         if value.dtype.kind not in "fiub":
             raise ObservationError(f"Observation '{key}' must be numeric; got dtype {value.dtype}.")
-        finite = np.abs(value) <= np.finfo(np.float32).max  # what networks compute in
+        finite = np.isfinite(value) if value.dtype == np.float32 else np.abs(value) <= LARGEST  # what networks compute in
         if not finite.all():
             place = tuple(int(i) for i in np.argwhere(~finite)[0])
             raise ObservationError(f"Observation '{key}' holds NaN or infinity (in float32), first at index {place}.")
     if len(set(batch_sizes.values())) != 1:
         raise ObservationError(f"All observation keys must share one batch size; got {batch_sizes}.")
     return next(iter(batch_sizes.values()))
+
+
+def check_noise(spec: PolicySpec, noise: np.ndarray, *, batch: int) -> None:
+    """Refuse noise that is not "b t d" and finite.
+
+    Raises:
+        ObservationError: says what was expected and what came.
+    """
+    shape = (batch, *spec.sample_shape)
+    if np.shape(noise) != shape:
+        raise ObservationError(f"The noise must have shape {shape}; got {np.shape(noise)}.")
+    if not np.isfinite(noise).all():
+        raise ObservationError("The noise holds NaN or infinity; draw it from a standard normal distribution.")
 
 
 def check_prefix(spec: PolicySpec, prefix: np.ndarray, *, batch: int, longest: int) -> int:

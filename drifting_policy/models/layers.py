@@ -86,6 +86,11 @@ class Generator(nn.Module, ABC):
         return embedding
 
 
+def for_each_sample(rows: Float[Tensor, "b ..."], samples: int) -> Float[Tensor, "bg ..."]:
+    """Each row `samples` times in succession: `repeat_interleave`, which programs of torch.export tie to one batch size."""
+    return rows[:, None].expand(-1, samples, *rows.shape[1:]).flatten(0, 1)
+
+
 def zero_init(linear: nn.Linear) -> nn.Linear:
     """The same layer with weights and bias set to zero, so that a residual branch begins as the identity."""
     nn.init.zeros_(linear.weight)

@@ -4,7 +4,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from drifting_policy.models.layers import Generator, Time, TimeEmbedding
+from drifting_policy.models.layers import Generator, Time, TimeEmbedding, for_each_sample
 from drifting_policy.types import ConfigError
 
 
@@ -51,7 +51,7 @@ class TransformerGenerator(Generator):
         self, noise: Float[Tensor, "b g t d"], cond: Float[Tensor, "b s e"], time: Time = None
     ) -> Float[Tensor, "b g t d"]:
         """Action chunks in network units."""
-        memory = (self.cond(cond) + self.cond_embedding).repeat_interleave(noise.shape[1], dim=0)
+        memory = for_each_sample(self.cond(cond) + self.cond_embedding, noise.shape[1])
         if (moment := self.embed_time(time)) is not None:
             token = moment.expand(-1, noise.shape[1], -1).flatten(0, 1)[:, None]
             memory = torch.cat([token, memory], dim=1)

@@ -7,7 +7,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from drifting_policy.models.layers import Generator, Time, TimeEmbedding
+from drifting_policy.models.layers import Generator, Time, TimeEmbedding, for_each_sample
 from drifting_policy.types import ConfigError
 
 
@@ -36,9 +36,9 @@ class FilmBlock(nn.Module):
         self.second = ConvBlock(inputs=outputs, outputs=outputs, kernel=kernel, groups=groups)
         self.skip = nn.Conv1d(inputs, outputs, 1) if inputs != outputs else nn.Identity()
 
-    def forward(self, x: Float[Tensor, "bg c t"], cond: Float[Tensor, "b f"]) -> Float[Tensor, "bg c2 t"]:
-        """Features with `outputs` channels; consecutive rows of `x` share a row of `cond`."""
-        film = self.film(nn.functional.mish(cond)).repeat_interleave(len(x) // max(len(cond), 1), dim=0)
+    def forward(self, x: Float[Tensor, "bg c t"], cond: Float[Tensor, "b f"], samples: int) -> Float[Tensor, "bg c2 t"]:
+        """Features with `outputs` channels; as many consecutive rows of `x` as `samples` share a row of `cond`."""
+        film = for_each_sample(self.film(nn.functional.mish(cond)), samples)
         scale, shift = film.unsqueeze(-1).chunk(2, dim=1)
         hidden = self.first(x) * (1 + scale) + shift
         result: Tensor = self.second(hidden) + self.skip(x)
@@ -99,23 +99,24 @@ class UnetGenerator(Generator):
         self, noise: Float[Tensor, "b g t d"], cond: Float[Tensor, "b s e"], time: Time = None
     ) -> Float[Tensor, "b g t d"]:
         """Action chunks in network units."""
-        film, moment = self.cond(cond.flatten(1)), self.embed_time(time)
+        film, moment, samples = self.cond(cond.flatten(1)), self.embed_time(time), noise.shape[1]
         if moment is not None:
-            film = (film[:, None] + moment).flatten(0, 1)
+            per_sample = film[:, None] + moment
+            film, samples = per_sample.flatten(0, 1), samples // per_sample.shape[1]
         x, skips = noise.flatten(0, 1).transpose(1, 2), []
         for level, blocks in enumerate(self.down):
-            x = _through(blocks, x, film)
+            x = _through(blocks, x, film, samples)
             if level < len(self.shrink):
                 skips.append(x)
                 x = self.shrink[level](x)
-        x = _through(self.middle, x, film)
+        x = _through(self.middle, x, film, samples)
         for grow, blocks in zip(self.grow, self.up, strict=True):
-            x = _through(blocks, torch.cat([grow(x), skips.pop()], dim=1), film)
+            x = _through(blocks, torch.cat([grow(x), skips.pop()], dim=1), film, samples)
         chunk: Tensor = self.output(self.last(x))
         return chunk.transpose(1, 2).reshape(noise.shape)
 
 
-def _through(blocks: nn.Module, x: Tensor, film: Tensor) -> Tensor:
+def _through(blocks: nn.Module, x: Tensor, film: Tensor, samples: int) -> Tensor:
     for block in blocks.children():
-        x = block(x, film)
+        x = block(x, film, samples)
     return x

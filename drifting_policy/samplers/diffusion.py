@@ -78,7 +78,7 @@ class DiffusionSampler(Sampler):
         x, options = noise, {"eta": self.eta, "use_clipped_model_output": self.eta > 0, "return_dict": False}
         added = step_noise(noise, steps=self.evaluations) if self.eta > 0 else [None] * self.evaluations
         for step, draw in zip(self.scheduler.timesteps.tolist(), added, strict=True):
-            time = x.new_full((len(x),), step / self.timesteps)
+            time = x.new_full((x.shape[0],), step / self.timesteps)
             x = self.scheduler.step(head(x, cond, time), step, x, variance_noise=draw, **options)[0]
         return x
 

@@ -29,6 +29,6 @@ class FlowSampler(Sampler):
         """x + velocity / steps, from each time 0, 1/steps, 2/steps, ... to the next."""
         x = noise
         for step in range(self.evaluations):
-            time = x.new_full((len(x),), step / self.evaluations)
+            time = x.new_full((x.shape[0],), step / self.evaluations)
             x = x + head(x, cond, time) / self.evaluations
         return x

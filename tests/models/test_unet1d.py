@@ -59,7 +59,7 @@ def test_every_level_sees_the_skip_of_its_own_resolution() -> None:
 def test_film_scales_and_shifts_each_row_by_its_own_condition() -> None:
     block = FilmBlock(inputs=3, outputs=4, cond_dim=2, kernel=3, groups=2)
     x, cond = torch.randn(6, 3, 5), torch.randn(2, 2)
-    result = block(x, cond)
+    result = block(x, cond, 3)
     for row in range(6):
         scale, shift = block.film(torch.nn.functional.mish(cond[row // 3])).chunk(2)
         hidden = block.first(x[row : row + 1]) * (1 + scale[:, None]) + shift[:, None]
