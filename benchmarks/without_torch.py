@@ -37,7 +37,9 @@ def prepare(folder: Path) -> np.ndarray:
     np.savez(folder / "recording.npz", **observations)
     executor = ChunkExecutor(load_policy(bundled("push_t")))
     executor.reset(seeds=[0])
-    return np.stack([executor.step({key: value[step, None] for key, value in observations.items()})[0] for step in range(STEPS)])
+    return np.stack(
+        [executor.step({key: value[step, None] for key, value in observations.items()})[0] for step in range(STEPS)]
+    )
 
 
 def source(folder: Path) -> Path:

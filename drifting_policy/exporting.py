@@ -124,7 +124,9 @@ def program_of(policy: DriftingPolicy) -> ExportedProgram:
     graph = Graph(policy).eval()
     batch = torch.export.Dim("batch", min=1)
     with quiet(), torch.no_grad():
-        return torch.export.export(graph, graph.example(), dynamic_shapes=(tuple({0: batch} for _ in graph.names),), strict=False)
+        return torch.export.export(
+            graph, graph.example(), dynamic_shapes=(tuple({0: batch} for _ in graph.names),), strict=False
+        )
 
 
 def _write_onnx(policy: DriftingPolicy, file: Path, said: Mapping[str, Any]) -> Manifest:
@@ -178,7 +180,7 @@ def _check_sampler(policy: DriftingPolicy) -> None:
         )
     if policy.evaluations > MOST_EVALUATIONS:
         raise ConfigError(
-            f"The sampler '{sampler['name']}' evaluates the head {policy.evaluations} times, and a graph holds a copy for each; "
+            f"The sampler '{sampler['name']}' evaluates the head {policy.evaluations} times, and a graph holds a copy each; "
             f"export with sampler.steps={MOST_EVALUATIONS} or fewer."
         )
 

@@ -1,6 +1,5 @@
 """An exported policy is the same policy: for every kind of architecture that a task uses, any batch, noise and prefix."""
 
-
 import functools
 from importlib.resources import files
 from pathlib import Path
@@ -22,7 +21,9 @@ from drifting_policy.policy import DriftingPolicy
 from drifting_policy.types import CheckpointError, ConfigError, Policy, Stats
 
 TASKS = sorted(
-    file.stem for file in (Path(str(files("drifting_policy.configs"))) / "task").glob("*.yaml") if not file.stem.endswith("_base")
+    file.stem
+    for file in (Path(str(files("drifting_policy.configs"))) / "task").glob("*.yaml")
+    if not file.stem.endswith("_base")
 )
 IMAGE = {"name": "image", "embed_dim": 8, "width": 8, "blocks": [1], "keypoints": 3, "share": False, "crop": 0.9}
 IMAGE |= {"brightness": 0.0, "contrast": 0.0, "saturation": 0.0, "hue": 0.0}
@@ -103,7 +104,9 @@ def test_onnx_is_the_same_policy(name: str, tmp_path: Path) -> None:
     model = onnx.load(tmp_path / "policy.onnx")
     assert (model.ir_version, [each.version for each in model.opset_import if each.domain == ""]) == (IR_VERSION, [OPSET])
     assert {node.domain for node in model.graph.node} == {""}
-    assert [value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input] == ["batch"] * len(Graph(policy).names)
+    assert [value.type.tensor_type.shape.dim[0].dim_param for value in model.graph.input] == ["batch"] * len(
+        Graph(policy).names
+    )
 
 
 @pytest.mark.parametrize("settings", [{"max_prefix": 3}, {"sampler": DDIM}], ids=["prefix", "ddim"])

@@ -18,6 +18,8 @@ HEAVY = [
     "av",
     "safetensors",
     "diffusers",
+    "onnx",
+    "onnxruntime",
     "drifting_policy.drift",
 ]
 
@@ -36,6 +38,7 @@ def loaded_by(statement: str, *, cwd: Path) -> set[str]:
         ("import drifting_policy; dir(drifting_policy); drifting_policy.__version__", set()),
         ("import drifting_policy.types, drifting_policy.chunking", {"numpy"}),
         ("from drifting_policy import ChunkExecutor, Policy, PolicySpec", {"numpy"}),
+        ("from drifting_policy import OnnxPolicy", {"numpy"}),
         ("import drifting_policy.rollout.worker, drifting_policy.rollout.environment", {"numpy", "gymnasium"}),
         ("from drifting_policy import load_policy", {"numpy", "torch", "safetensors", "tqdm"}),  # torch brings tqdm
     ],

@@ -71,7 +71,9 @@ class Manifest:
                 f"{place} has format version {version}; this version of the package reads {FORMAT_VERSION}. Export it again."
             )
         if checksum != _checksum(said):
-            raise CheckpointError(f"{place} is damaged or was edited: the checksum of its manifest does not fit. Export it again.")
+            raise CheckpointError(
+                f"{place} is damaged or was edited: the checksum of its manifest does not fit. Export it again."
+            )
         try:
             spec = PolicySpec.from_dict(said["spec"])
             manifest = Manifest(
