@@ -77,7 +77,8 @@ def _check_parity(parity: Parity) -> None:
         worst = max(parity.differences, key=lambda row: (np.isnan(row.network), row.network))
         raise ConfigError(
             f"Nothing was written, for the exported policy differs from the checkpoint by {parity.largest['network']:.1e} in "
-            f"network units and {parity.largest['relative']:.1e} of the range of the action, above {TOLERANCE:.0e}, most for {worst.observations} observations in batches of {worst.batch} with "
+            f"network units and {parity.largest['relative']:.1e} of the range of the action, above {TOLERANCE:.0e}, "
+            f"most for {worst.observations} observations in batches of {worst.batch} with "
             f"{worst.noise} noise and {worst.prefix} committed commands."
         )
 
