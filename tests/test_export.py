@@ -246,10 +246,7 @@ def test_what_differs_is_not_written(program: Program, place: Path, tmp_path: Pa
     monkeypatch.setattr(export, "compare", lambda *given, **options: far)
     error = program("export", "ckpt=bundled", f"out={out}").error
     assert "Nothing was written" in error
-    assert (
-        "2.0e-05 in network units and 1.0e-05 of the range of the action, above 1e-05" in error
-    assert "most for random observations in batches of 3 with normal noise"
-        in error
-    )
+    assert "2.0e-05 in network units and 1.0e-05 of the range of the action, above 1e-05" in error
+    assert "most for random observations in batches of 3 with normal noise" in error
     assert {path.name: path.read_bytes() for path in out.iterdir()} == before
     assert list(tmp_path.iterdir()) == [out]
