@@ -1,4 +1,4 @@
-"""`python -m drifting_policy.export ckpt=DIR`: the policy as one file that runs without PyTorch, and proof that it is the same."""
+"""`python -m drifting_policy.export ckpt=DIR`: the policy as one file that runs without PyTorch, shown to be the same."""
 
 import contextlib
 import json
@@ -60,7 +60,8 @@ def report(parity: Parity, manifest: Manifest, *, name: str, size: int) -> str:
     largest, told = parity.largest, parity.to_dict()
     observations = "recorded and random" if RECORDED in told["observations"] else "random (its data set is not on this machine)"
     return (
-        f"  {name:<12} {size / 1e6:.2f} MB, contract {manifest.spec.contract_hash}, evaluations {manifest.about['evaluations']}\n"
+        f"  {name:<12} {size / 1e6:.2f} MB, contract {manifest.spec.contract_hash}, "
+        f"evaluations {manifest.about['evaluations']}\n"
         f"  parity       {largest['network']:.1e} in network units, {largest['relative']:.1e} of the range of the action, "
         f"{largest['raw']:.1e} in raw units: {told['chunks']} chunks for {observations} observations"
     )
@@ -75,8 +76,9 @@ def _check_parity(parity: Parity) -> None:
     if not parity.holds:
         worst = max(parity.differences, key=lambda row: (np.isnan(row.network), row.network))
         raise ConfigError(
-            f"Nothing was written, for the exported policy differs from the checkpoint by {parity.largest['network']:.1e} in network "
-            f"units, above {TOLERANCE:.0e}, most for {worst.observations} observations in batches of {worst.batch} with "
+            f"Nothing was written, for the exported policy differs from the checkpoint by {parity.largest['network']:.1e} in "
+            f"network units and {parity.largest['relative']:.1e} of the range of the action, above {TOLERANCE:.0e}, "
+            f"most for {worst.observations} observations in batches of {worst.batch} with "
             f"{worst.noise} noise and {worst.prefix} committed commands."
         )
 

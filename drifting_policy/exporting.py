@@ -3,6 +3,7 @@
 import contextlib
 import logging
 import warnings
+import zipfile
 from collections.abc import Iterator, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -93,7 +94,7 @@ def load_program(path: str | Path) -> ProgramPolicy:
     try:
         with quiet():
             program = torch.export.load(file, extra_files=extra)
-    except (RuntimeError, OSError, ValueError, KeyError) as error:
+    except (zipfile.BadZipFile, RuntimeError, OSError, ValueError, KeyError) as error:
         reason = (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
         raise CheckpointError(f"{file} cannot be loaded by torch.export ({reason}). Export the policy again.") from error
     return ProgramPolicy(Manifest.from_json(extra[MANIFEST], place=file), program)
@@ -179,7 +180,7 @@ def _check_sampler(policy: DriftingPolicy) -> None:
         )
     if policy.evaluations > MOST_EVALUATIONS:
         raise ConfigError(
-            f"The sampler '{sampler['name']}' evaluates the head {policy.evaluations} times, and a graph holds a copy for each; "
+            f"The sampler '{sampler['name']}' evaluates the head {policy.evaluations} times, and a graph holds a copy each; "
             f"export with sampler.steps={MOST_EVALUATIONS} or fewer."
         )
 

@@ -75,7 +75,7 @@ class Parity:
 def compare(policy: DriftingPolicy, exported: Policy, *, span: np.ndarray, demonstrations: Demonstrations | None) -> Parity:
     """The differences between `policy` and `exported` for random and, with `demonstrations`, recorded observations.
 
-    `span` (d,) is the demonstrated range of each element of the action in raw units. Nothing depends on chance: seeds are fixed.
+    `span` (d,) is the demonstrated range of each element of the action in raw units. Seeds are fixed.
     """
     rng = np.random.Generator(np.random.Philox(key=0))
     scale = policy.normalizer.get_buffer("scale_action").cpu().numpy()

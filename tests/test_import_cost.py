@@ -20,6 +20,8 @@ HEAVY = [
     "msgpack",
     "websockets",
     "diffusers",
+    "onnx",
+    "onnxruntime",
     "drifting_policy.drift",
 ]
 
@@ -42,6 +44,7 @@ def loaded_by(statement: str, *, cwd: Path) -> set[str]:
         ("from drifting_policy import Controller; import drifting_policy.control.process", {"numpy"}),
         ("import drifting_policy.control.realtime, drifting_policy.control.log", {"numpy"}),
         ("import drifting_policy.control.client, drifting_policy.control.server", {"numpy"}),
+        ("from drifting_policy import OnnxPolicy", {"numpy"}),
         ("import drifting_policy.rollout.worker, drifting_policy.rollout.environment", {"numpy", "gymnasium"}),
         ("from drifting_policy import load_policy", {"numpy", "torch", "safetensors", "tqdm"}),  # torch brings tqdm
     ],

@@ -46,6 +46,7 @@ class OnnxPolicy(ExportedPolicy):
         super().__init__(manifest)
 
     def _evaluate(self, inputs: Mapping[str, np.ndarray]) -> np.ndarray:
+        # Without IO binding: for the bundled policy it saves 1 µs of 93, and would forbid two threads at once.
         chunk: np.ndarray = self._session.run([ACTIONS], dict(inputs))[0]
         return chunk
 
