@@ -117,8 +117,8 @@ def backbone(name: str, channels: Sequence[int], *, repetitions: int) -> list[di
 
     compared("act / forward", "", "act", "network")
     compared("plain forward / reading weights", "", "network", "reading")
-    for title, chosen in {"packed": {}, "shared": {"share_weights": True}}.items():
-        calls["fast"] = prepare(accelerate(policy, **chosen))["network"]
+    for title in ("packed", "shared"):
+        calls["fast"] = prepare(accelerate(policy, share_weights=title == "shared"))["network"]
         bar = "forward / reading weights" if title == "packed" else "shared forward / reading weights"
         compared(bar, f", {title}", "fast", "reading")
         compared("accelerated / plain", f", {title}", "fast", "network")

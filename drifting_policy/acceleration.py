@@ -145,7 +145,7 @@ class StaticForward:
 
 def capture_graph(work: Callable[[], None]) -> Callable[[], None]:
     """What repeats `work` as one CUDA graph (https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs)."""
-    side = torch.cuda.Stream()
+    side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(side):
         for _ in range(CAPTURE_WARMUP):

@@ -1,4 +1,4 @@
-"""The latency certificate: a policy in its control loop, paced by a clock; what was measured, on what, and whether it is in time."""
+"""The latency certificate: a policy in its control loop, paced by a clock; what was measured, and whether it is in time."""
 
 import os
 import platform

@@ -27,7 +27,6 @@ from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 
-
 LARGEST = np.finfo(np.float32).max
 
 
