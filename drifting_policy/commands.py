@@ -198,6 +198,7 @@ class PlaybackConfig:
 
     log: str = ""
     ckpt: str = ""
+    view: str | None = None
     threads: int = 1
 
 

@@ -22,26 +22,10 @@ from drifting_policy.control.inference import Inference
 from drifting_policy.control.planner import Planner
 from drifting_policy.control.status import Status
 from drifting_policy.control.watchdog import Watchdog
-from drifting_policy.data.replay_buffer import read_attributes, read_extra
-from drifting_policy.recorder import FORMAT, draft_of, finish, limits_of, stream_types
-from drifting_policy.types import ConfigError, DatasetError, Policy, PolicySpec
-
-
-@final
-@dataclasses.dataclass(frozen=True)
-class Log:
-    """A recorded run: the contract, the controller's settings, and the records of each stream (see `recorder.stream_types`)."""
-
-    spec: PolicySpec
-    options: dict[str, Any]
-    max_prefix: int
-    streams: dict[str, np.ndarray]
-
-    def planner(self) -> Planner:
-        """How its plans were drawn."""
-        options = {name: self.options[name] for name in ("noise", "candidates", "rule")}
-        rate = self.options["control_hz"] or self.spec.control_hz
-        return Planner(**options, limits=limits_of(self.options["limits"]), control_hz=rate)
+from drifting_policy.recorder import draft_of, finish
+from drifting_policy.run_log import Log, limits_of, open_log
+from drifting_policy.types import ConfigError, Policy, PolicySpec
+from drifting_policy.viewer import write_rerun
 
 
 @final
@@ -61,27 +45,6 @@ class Repetition:
             f"{what}: {self.count - len(self.different)} of {self.count} identical; the first other one is number "
             f"{self.different[0]}, the largest difference {self.largest:.3g}"
         )
-
-
-def open_log(path: str | Path) -> Log:
-    """The run that a `RunRecorder` stored at `path`.
-
-    Raises:
-        DatasetError: no store, or one that is not the recording of a run.
-    """
-    place = Path(path)
-    about = read_attributes(place).get("run", {})
-    if about.get("format") != FORMAT:
-        raise DatasetError(f"{place} is not the recording of a controller's run ({FORMAT}); it says {about.get('format')}.")
-    spec, stored = PolicySpec.from_dict(about["spec"]), read_extra(place, "log")
-    streams = {}
-    for name, dtype in stream_types(spec, candidates=about["controller"]["candidates"], max_prefix=about["max_prefix"]).items():
-        rows = np.zeros(len(stored.get(f"{name}/order", ())), dtype)
-        for field in dtype.names or ():
-            if len(rows):
-                rows[field] = stored[f"{name}/{field}"]
-        streams[name] = rows
-    return Log(spec, about["controller"], about["max_prefix"], streams)
 
 
 def repeat_plans(log: Log, policy: Policy) -> Repetition:
@@ -220,6 +183,8 @@ def run(config: PlaybackConfig) -> int:
         results["plans"] = repeat_plans(log, load_policy(config.ckpt))
     for what, result in results.items():
         print(f"  {result.sentence(what)}")
+    if config.view is not None:
+        print(f"  view it with: rerun {write_rerun(log, config.view)}")
     return 1 if any(result.different for result in results.values()) else 0
 
 

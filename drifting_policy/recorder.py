@@ -13,7 +13,6 @@ from typing import Any, BinaryIO, final
 import numpy as np
 
 from drifting_policy.atomic import write_json
-from drifting_policy.control.limits import Limits
 from drifting_policy.control.status import Status
 from drifting_policy.data.replay_buffer import EPISODE_ENDS, write_arrays
 from drifting_policy.types import ConfigError, DatasetError, PolicySpec
@@ -274,8 +273,3 @@ def as_json(value: Any) -> Any:
     if dataclasses.is_dataclass(value) and not isinstance(value, type):
         return {field.name: as_json(getattr(value, field.name)) for field in dataclasses.fields(value)}
     return value
-
-
-def limits_of(values: Mapping[str, Any] | None) -> Limits | None:
-    """The limits that `as_json` wrote."""
-    return None if values is None else Limits(**values)

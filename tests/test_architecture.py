@@ -47,6 +47,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "report": ("types atomic reporting versions", ""),
     "robomimic_policy": ("types chunking checkpoint data envs", "numpy"),
     "recorder": ("types atomic control data versions", "numpy"),
+    "run_log": ("types control data recorder", "numpy"),
+    "viewer": ("types control run_log", "numpy rerun"),
     "playback": ("*", "*"),
     "exporting": ("types policy control", "torch numpy jaxtyping onnx onnxscript"),
     "parity": ("types policy demonstrations", "torch numpy"),
@@ -65,7 +67,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "": ("types chunking checkpoint control recorder", ""),  # drifting_policy/__init__.py, for the type checker alone
 }
 HYDRA_USERS = {"config", "commands", "cli", "train", "eval"}
-DISTRIBUTIONS = {"PIL": "pillow", "hydra": "hydra-core", "omegaconf": "hydra-core"}
+DISTRIBUTIONS = {"PIL": "pillow", "rerun": "rerun-sdk", "hydra": "hydra-core", "omegaconf": "hydra-core"}
 VAGUE_NAMES = {"utils", "util", "helpers", "common", "misc", "tools", "base", "core", "shared", "stuff"}
 RANDOM_SOURCES = {"default_rng", "Generator", "Philox", "PCG64", "SeedSequence"}
 

@@ -14,8 +14,9 @@ from drifting_policy.control.limits import Limits
 from drifting_policy.control.status import Status
 from drifting_policy.control.watchdog import Watchdog
 from drifting_policy.data.replay_buffer import open_replay
-from drifting_policy.playback import open_log, repeat_commands, repeat_plans
+from drifting_policy.playback import repeat_commands, repeat_plans
 from drifting_policy.recorder import RunRecorder, draft_of, finish
+from drifting_policy.run_log import open_log
 from drifting_policy.types import ConfigError, DatasetError
 
 VARIANTS: dict[str, dict[str, Any]] = {
