@@ -3,7 +3,7 @@
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from importlib.resources import files
 from pathlib import Path
@@ -13,7 +13,7 @@ import numpy as np
 from drifting_policy.config import ArrayConfig, DataConfig, RestoreConfig, TaskConfig
 from drifting_policy.data.derive import planar_keypoints, select_key
 from drifting_policy.data.download import array_sha256, fetch, verify_arrays
-from drifting_policy.data.replay_buffer import ReplayBuffer
+from drifting_policy.data.replay_buffer import ReplayBuffer, read_attributes
 from drifting_policy.data.sources import open_models, open_source
 from drifting_policy.data.thumbnails import thumbnails
 from drifting_policy.types import DatasetError, Stats
@@ -59,6 +59,7 @@ def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) ->
         DatasetError: names the place and the key at fault, and what to do.
     """
     restore = task.restore if states else {}
+    task = as_recorded(task) if is_recording(task, data) else task
     buffer, models = _open(task, data, restore=restore)
     arrays = dict(buffer.arrays)
     for key, body in task.keypoints.items():
@@ -79,6 +80,18 @@ def load_demonstrations(task: TaskConfig, data: str, *, states: bool = False) ->
         states={option: arrays[config.source] for option, config in restore.items()},
         models=models,
     )
+
+
+def is_recording(task: TaskConfig, data: str) -> bool:
+    """Whether `data` is the path of a run that a `RunRecorder` stored."""
+    path = Path(data)
+    return data not in task.data and (path / ".zattrs").is_file() and "run" in read_attributes(path)
+
+
+def as_recorded(task: TaskConfig) -> TaskConfig:
+    """The task for data that a controller recorded: there every array has the name and form that the policy knows it by."""
+    observations = {key: replace(array, source=key, start=None) for key, array in task.observations.items()}
+    return replace(task, observations=observations, action=replace(task.action, source="action", start=None), keypoints={})
 
 
 def _images(values: np.ndarray, *, key: str, config: ArrayConfig, place: str) -> np.ndarray:

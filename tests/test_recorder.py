@@ -4,16 +4,19 @@ import json
 from pathlib import Path
 from typing import Any
 
+import gymnasium
 import numpy as np
 import pytest
 from robots import HZ, SPEC, Gate, Walker, drive
 
+from drifting_policy import cli, load_policy
 from drifting_policy.control.controller import Controller
 from drifting_policy.control.inference import InlineInference, ThreadInference
 from drifting_policy.control.limits import Limits
 from drifting_policy.control.status import Status
 from drifting_policy.control.watchdog import Watchdog
 from drifting_policy.data.replay_buffer import open_replay
+from drifting_policy.demonstrations import bundled, load_demonstrations
 from drifting_policy.playback import repeat_commands, repeat_plans
 from drifting_policy.recorder import RunRecorder, draft_of, finish
 from drifting_policy.run_log import open_log
@@ -202,3 +205,32 @@ def test_the_contract_is_that_of_the_robot(tmp_path: Path) -> None:
     stranger.spec = type(SPEC)(SPEC.observations, SPEC.action, 1, 12, 4, HZ)
     with pytest.raises(ConfigError, match="contract"):
         repeat_plans(open_log(tmp_path / "run.zarr"), stranger)
+
+
+def test_a_run_can_be_trained_on(tmp_path: Path) -> None:
+    """In a simulator on virtual time: what the controller recorded is a data set of the task, in the policy's own form."""
+    env, policy = gymnasium.make("drifting_policy.envs:drifting/PushT-v0"), load_policy(bundled("push_t"))
+    spec = policy.spec
+    given: dict[str, Any] = {"exec_steps": 4, "deadline": 0.3, "clock": lambda: 0.0}
+    with (
+        RunRecorder(tmp_path / "run.zarr") as recorder,
+        Controller(InlineInference(policy, 0.1), recorder=recorder, **given) as controller,
+    ):
+        for episode in range(2):
+            controller.reset(seed=episode)
+            obs, _ = env.reset(seed=episode)
+            for step in range(30):
+                controller.submit({key: obs[key] for key in spec.observations}, step / spec.control_hz)
+                action, _ = controller.action(step / spec.control_hz)
+                if np.isfinite(action).all():
+                    obs = env.step(action.astype(np.float32))[0]
+    env.close()
+    task = cli.compose("train", ["task=push_t"]).task
+    demonstrations = load_demonstrations(task, str(tmp_path / "run.zarr"))
+    log = open_log(tmp_path / "run.zarr")
+    assert demonstrations.episode_ends.tolist() == [29, 58]
+    assert np.array_equal(demonstrations.observations["keypoints"][0], log.streams["observed"]["obs keypoints"][1])
+    moved = np.isfinite(log.streams["acted"]["action"]).all(axis=1)
+    assert np.array_equal(demonstrations.action, log.streams["acted"]["action"][moved].astype(np.float32))
+    assert repeat_plans(log, policy).different == []
+    assert repeat_commands(log).different == []
