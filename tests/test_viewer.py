@@ -51,7 +51,7 @@ def recorded(tmp_path: Path) -> Path:
 
 
 def test_everything_is_shown_at_its_time(recorded: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    package = types.SimpleNamespace(RecordingStream=Stream, **dict.fromkeys(("Scalars", "LineStrips2D", "TextLog"), list))
+    package = types.SimpleNamespace(RecordingStream=Stream, **dict.fromkeys(("Scalars", "LineStrips2D", "TextLog"), np.asarray))
     monkeypatch.setitem(sys.modules, "rerun", package)  # type: ignore[arg-type]
     monkeypatch.setattr(Stream, "told", [])
     log = open_log(recorded)

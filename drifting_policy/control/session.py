@@ -38,7 +38,7 @@ class Request:
     noise: np.ndarray | None
     prefix: np.ndarray | None
     sequence: int | None
-    batched: bool
+    several: bool
 
     def arguments(self) -> dict[str, Any]:
         """The keyword arguments of the policy's `act`."""
@@ -94,7 +94,7 @@ class Session:
         if not steps:
             windows = {key: value[None] for key, value in windows.items()}
         check_obs(self._spec, windows)
-        return Request(windows, noise=noise, prefix=prefix, sequence=sequence, batched=axes == 2)
+        return Request(windows, noise=noise, prefix=prefix, sequence=sequence, several=axes == 2)
 
     def _axes(self, obs: Mapping[str, Any]) -> int:
         """How many axes stand before those of one step, the same in all of `obs`."""
@@ -147,7 +147,7 @@ def answer(spec: PolicySpec, request: Request, chunks: Any, timing: Mapping[str,
     expected = (len(next(iter(request.windows.values()))), *spec.sample_shape)
     if array.shape != expected or not np.isfinite(array).all():
         raise ValueError(f"The policy must return finite chunks of shape {expected}; it returned {array.shape}.")
-    told: dict[str, Any] = {"chunk": array} if request.batched else {"actions": array[0, spec.first_executed :]}
+    told: dict[str, Any] = {"chunk": array} if request.several else {"actions": array[0, spec.first_executed :]}
     if request.sequence is not None:
         told["sequence"] = request.sequence
     return told | {"server_timing": dict(timing)}
