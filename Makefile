@@ -42,8 +42,14 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/compare.py
 	$(RUN) benchmarks/rollout.py
 	$(RUN) benchmarks/data.py
+	OMP_WAIT_POLICY=PASSIVE $(RUN) benchmarks/latency.py
+	$(RUN) benchmarks/control_loop.py
+	$(RUN) benchmarks/without_torch.py
+	$(RUN) benchmarks/openpi_client.py
 	$(RUN) -m drifting_policy.report tables
 	$(RUN) -m drifting_policy.report tables --document docs/evaluation.md
+	$(RUN) -m drifting_policy.report tables --document docs/latency.md
+	$(RUN) -m drifting_policy.report tables --document docs/on-the-robot.md
 
 evidence: $(INSTALLED)
 	$(RUN) benchmarks/baselines.py push_t/human_mlp
