@@ -126,7 +126,10 @@ def test_results_that_cannot_serve_are_named(tmp_path: Path, content: str | None
     assert done.stderr.count("\n") == 1
 
 
-@pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in ("training", "toys", "evaluation", "tasks", "latency"))])
+PAGES = ("training", "toys", "evaluation", "tasks", "latency")
+
+
+@pytest.mark.parametrize("name", ["README.md", *(f"docs/{page}.md" for page in PAGES)])
 def test_the_documents_of_this_project_agree_with_its_results(name: str) -> None:
     assert "<!-- table " in (ROOT / name).read_text()
     assert main(["tables", "--check", "--document", str(ROOT / name)]) == 0
