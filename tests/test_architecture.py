@@ -29,6 +29,7 @@ LAYERS: dict[str, tuple[str, str]] = {
     "acceleration": ("types models policy", "torch numpy"),
     "checkpoint": ("types atomic policy", "torch numpy safetensors"),
     "rollout": ("types seams chunking", "numpy gymnasium av PIL tqdm"),
+    "imagenet": ("types drift models training checkpoint atomic", "torch numpy einops jaxtyping"),
     "objectives": ("types drift models samplers", "torch einops jaxtyping"),
     "training": ("types atomic normalize models policy data checkpoint objectives", "torch numpy einops jaxtyping tqdm"),
     "config": ("types", "hydra.core.config_store"),
