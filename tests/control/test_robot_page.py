@@ -41,9 +41,10 @@ def test_the_program_of_the_page_runs(tmp_path: Path) -> None:
     assert "action() took at most" in done.stdout
 
 
-def test_the_example_parses() -> None:
-    (example,) = (text for kind, text in BLOCK.findall(PAGE) if kind == "example")
-    assert isinstance(ast.parse(example).body[-1], ast.ClassDef)
+def test_the_examples_parse() -> None:
+    recording, node = (ast.parse(text).body for kind, text in BLOCK.findall(PAGE) if kind == "example")
+    assert isinstance(recording[-1], ast.With)
+    assert isinstance(node[-1], ast.ClassDef)
 
 
 def test_the_table_tells_every_status() -> None:

@@ -58,10 +58,10 @@ def test_windows_and_batches_pass_as_they_are_and_leave_the_history_alone() -> N
     read(client, **step(1))
     window = {key: np.stack([np.asarray(step(n)[key]) for n in (7, 8, 9)]) for key in step(0)}
     told = read(client, **window)
-    assert (told.batched, told.windows["image"].shape, told.windows["grip"].dtype) == (False, (1, 3, 4, 4, 3), np.float32)
+    assert (told.several, told.windows["image"].shape, told.windows["grip"].dtype) == (False, (1, 3, 4, 4, 3), np.float32)
     several = {key: np.stack([value] * 2) for key, value in window.items()}
     told = read(client, **several)
-    assert told.batched
+    assert told.several
     np.testing.assert_array_equal(told.windows["pose"], several["pose"].astype(np.float32))
     assert read(client, **step(2)).windows["image"][0, :, 0, 0, 0].tolist() == [1, 1, 2]
 
