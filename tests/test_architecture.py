@@ -293,7 +293,7 @@ def load(path):
 
 
 def test_the_package_stays_small() -> None:
-    """8,000 lines were planned; worker processes, the page about a run, data formats and images took it beyond, by decision."""
+    """8,000 lines were planned; workers, the page about a run, formats, images and control took it beyond, by decision."""
     assert sum(len(path.read_text().splitlines()) for path in (ROOT / "drifting_policy").rglob("*.py")) < 19_000
 
 
