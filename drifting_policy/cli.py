@@ -30,7 +30,10 @@ FLAGS_WITH_A_WORD = {"--cfg", "-c", "--info", "-i", "--package", "-p"}
 
 
 def main(config_name: str, run: Callable[[Any], int | None]) -> None:
-    """Run `run` on the composed configuration and exit: 0 when done, 2 on a user's mistake, 130 when interrupted."""
+    """Run `run` on the composed configuration and exit: 0 when done, 2 on a user's mistake, 130 when interrupted.
+
+    `config_name` is a YAML of configs/, or folder.name for one in a folder there that has its own groups.
+    """
     schema.register()
     commands.register()
     arguments = sys.argv[1:]
@@ -40,9 +43,8 @@ def main(config_name: str, run: Callable[[Any], int | None]) -> None:
             code = run(compose(config_name, arguments)) or 0
         else:
             _validate(config_name, arguments)
-            runner = hydra.main(version_base="1.3", config_path=f"pkg://{CONFIG_MODULE}", config_name=config_name)(
-                _guarded(run)
-            )
+            module, name = _place(config_name)
+            runner = hydra.main(version_base="1.3", config_path=f"pkg://{module}", config_name=name)(_guarded(run))
             code = 0
             sys.argv += own_configs()
             if SWEEP & set(arguments):
@@ -74,8 +76,9 @@ def compose(config_name: str, overrides: Sequence[str]) -> Any:
     commands.register()
     GlobalHydra.instance().clear()
     try:
-        with hydra.initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-            return _plain(hydra.compose(config_name, overrides=[*overrides, *own_configs()]))
+        module, name = _place(config_name)
+        with hydra.initialize_config_module(config_module=module, version_base="1.3"):
+            return _plain(hydra.compose(name, overrides=[*overrides, *own_configs()]))
     except (HydraException, OmegaConfBaseException, AssertionError) as error:
         raise ConfigError(_sentence(error, config_name, overrides)) from error
 
@@ -94,6 +97,12 @@ def own_configs() -> list[str]:
             f"{OWN_CONFIGS} must be a folder of YAML files such as task/my_task.yaml; there is no folder {folder}."
         )
     return [f"hydra.searchpath=['file://{os.path.abspath(folder)}']"]
+
+
+def _place(config_name: str) -> tuple[str, str]:
+    """The module that holds the YAML of `config_name`, and the YAML's name."""
+    folder, _, name = config_name.rpartition(".")
+    return (f"{CONFIG_MODULE}.{folder}" if folder else CONFIG_MODULE), name
 
 
 def _plain(composed: Any) -> Any:
@@ -193,8 +202,9 @@ def _sentence(error: Exception, config_name: str, overrides: Sequence[str]) -> s
 def _known_keys(config_name: str, overrides: Sequence[str]) -> list[str]:
     """All settings, those of the chosen groups among them."""
     chosen = [override for override in overrides if override.partition("=")[0] in GROUPS]
-    with hydra.initialize_config_module(config_module=CONFIG_MODULE, version_base="1.3"):
-        composed = hydra.compose(config_name, overrides=[*chosen, *own_configs()])
+    module, name = _place(config_name)
+    with hydra.initialize_config_module(config_module=module, version_base="1.3"):
+        composed = hydra.compose(name, overrides=[*chosen, *own_configs()])
     keys = []
     for key, value in composed.items():
         name = str(key)

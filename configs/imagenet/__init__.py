@@ -1,0 +1,1 @@
+"""Configuration files of the image generator: one per entry point, task/."""
