@@ -31,7 +31,8 @@ LAYERS: dict[str, tuple[str, str]] = {
     "rollout": ("types seams chunking", "numpy gymnasium av PIL tqdm"),
     "imagenet": (
         "types drift models training checkpoint atomic versions",
-        "torch numpy einops jaxtyping safetensors msgpack zarr numcodecs PIL sklearn diffusers huggingface_hub torchmetrics transformers tqdm",
+        "torch numpy einops jaxtyping safetensors msgpack zarr numcodecs PIL sklearn diffusers huggingface_hub torchmetrics "
+        "transformers tqdm",
     ),
     "imagenet.config": ("types config", "hydra.core.config_store"),
     **{f"imagenet.{name}": ("*", "*") for name in ("train", "sample", "convert", "cache", "evaluate")},  # entry points
