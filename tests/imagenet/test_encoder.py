@@ -239,7 +239,7 @@ def test_checkpointing_computes_blocks_twice_and_changes_no_gradient_of_paramete
     gradients, calls = [], []
     for checkpointing in (False, True):
         encoder, count = tiny(checkpointing=checkpointing), []
-        encoder.stages[1][1].register_forward_hook(lambda *_, count=count: count.append(1))
+        encoder.stages[1][1].register_forward_pre_hook(lambda *_, count=count: count.append(1))
         images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
         sum(values.square().mean() for values in encoder.features(images).values()).backward()
         gradients.append([images.grad, *(parameter.grad for parameter in encoder.parameters())])

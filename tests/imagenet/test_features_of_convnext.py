@@ -80,7 +80,7 @@ def test_checkpointing_computes_stages_twice_and_changes_no_gradient_of_the_imag
     for checkpointing in (False, True):
         pixels, count = images().requires_grad_(), []
         extractor = ConvNextFeatures(weights=folder, size=64, checkpointing=checkpointing)
-        extractor.network.encoder.stages[2].register_forward_hook(lambda *_, count=count: count.append(1))
+        extractor.network.encoder.stages[2].register_forward_pre_hook(lambda *_, count=count: count.append(1))
         sum(values.square().mean() for values in extractor.features(pixels).values()).backward()
         gradients.append(pixels.grad)
         calls.append(len(count))
