@@ -107,8 +107,9 @@ def _write_chunks(folder: Path, source: ImageSource, recipe: Recipe, encode: Enc
             if block.images:
                 values = encode(np.stack(block.images), block.positions)
                 sha256 = {name: array.write_chunk(len(progress.chunks), values[name]) for name, array in arrays.items()}
+                line = {"chunk": len(progress.chunks), "next": block.end, "sha256": sha256, "broken": block.broken}
                 progress.chunks.append(sha256)
-                log.write(json.dumps({"next": block.end, "sha256": sha256, "broken": block.broken}) + "\n")
+                log.write(json.dumps(line) + "\n")
                 log.flush()
             bar.update(block.end - progress.next)
             progress.next = block.end
@@ -134,19 +135,22 @@ def _blocks(source: ImageSource, recipe: Recipe, *, start: int) -> Iterator[Bloc
 def _read_progress(folder: Path, recipe: Recipe) -> Progress:
     """What is written already; the log loses what lies behind the last whole chunk."""
     arrays, progress, log = recipe.arrays(folder, recipe.images), Progress(), folder / PROGRESS
-    kept: list[str] = []
-    for text in log.read_text().splitlines(keepends=True) if log.is_file() else []:
+    lines = log.read_text().splitlines(keepends=True) if log.is_file() else []
+    for index, text in enumerate(lines):
+        recent = index >= len(lines) - SAMPLED  # older ones are verified when the cache is, should one want that
         try:
             line = json.loads(text)
-            damaged = [array.damage(len(kept), line["sha256"][name]) for name, array in arrays.items()]
-            broken, end = {int(position): reason for position, reason in line["broken"].items()}, int(line["next"])
-        except (ValueError, KeyError, TypeError):
+            sha256, end = {name: str(line["sha256"][name]) for name in arrays}, int(line["next"])
+            broken = {int(position): str(reason) for position, reason in line["broken"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
             break
-        if not text.endswith("\n") or any(damaged):
+        damaged = (array.damage(index, sha256[name] if recent else None) for name, array in arrays.items())
+        if line.get("chunk") != index or not text.endswith("\n") or any(damaged):
             break
-        progress = Progress([*progress.chunks, line["sha256"]], end, progress.broken | broken)
-        kept.append(text)
-    write_text(log, "".join(kept))
+        progress.chunks.append(sha256)
+        progress.broken |= broken
+        progress.next = end
+    write_text(log, "".join(lines[: len(progress.chunks)]))
     return progress
 
 

@@ -220,7 +220,9 @@ def interrupted(tree: Path, place: Path, monkeypatch: pytest.MonkeyPatch, *, las
     return place.with_name(f"{place.name}.partial")
 
 
-@pytest.mark.parametrize("harm", ["torn line", "no line end", "foreign line", "damaged chunk", "lost chunk", "no log"])
+@pytest.mark.parametrize(
+    "harm", ["torn line", "no line end", "foreign line", "line of another process", "damaged chunk", "lost chunk", "no log"]
+)
 def test_what_is_damaged_by_then_is_written_again(
     harm: str, tree: Path, cache: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -228,6 +230,8 @@ def test_what_is_damaged_by_then_is_written_again(
     log, chunk = partial / "train/progress.jsonl", partial / "train/pixels/1.0.0.0"
     text = log.read_text()
     assert text.count("\n") == 2
+    texts = {"torn line": text[:-9], "no line end": text[:-1], "foreign line": text + '{"next": []}\n'}
+    texts["line of another process"] = text + text.splitlines(keepends=True)[0]
     if harm == "no log":
         log.unlink()
     elif harm == "lost chunk":
@@ -235,7 +239,7 @@ def test_what_is_damaged_by_then_is_written_again(
     elif harm == "damaged chunk":
         chunk.write_bytes(bytes(len(chunk.read_bytes())))
     else:
-        log.write_text({"torn line": text[:-9], "no line end": text[:-1], "foreign line": text + '{"next": []}\n'}[harm])
+        log.write_text(texts[harm])
     assert content(build(tree, tmp_path / "made")) == content(cache)
 
 
