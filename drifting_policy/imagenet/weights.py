@@ -88,7 +88,7 @@ class WeightFile(Mapping[str, np.ndarray]):
         """
         stored = self.arrays[name]
         values = np.empty(math.prod(stored.shape), stored.dtype)
-        rest = memoryview(values.view(np.uint8))
+        rest = values.view(np.uint8).data
         try:
             with self.file.open("rb") as stream:
                 for part in stored.parts:
