@@ -143,7 +143,8 @@ def write_arrays(file: Path, arrays: dict[str, Any]) -> Path:
     except OSError as error:
         raise ConfigError(f"The samples {file} could not be written ({error.strerror or error}).") from error
     finally:
-        draft.unlink(missing_ok=True)
+        if draft.exists():
+            draft.unlink()
     return file
 
 
