@@ -14,7 +14,9 @@ from PIL import Image
 from drifting_policy.imagenet.checkpoints import save_network
 from drifting_policy.imagenet.config import register
 from drifting_policy.imagenet.generator import ImageGenerator
-from drifting_policy.imagenet.sample import as_pixels, decode_latents, in_rows, load_vae
+from drifting_policy.imagenet.images import to_bytes
+from drifting_policy.imagenet.latents import decode_latents, load_vae
+from drifting_policy.imagenet.sample import in_rows
 from drifting_policy.imagenet.sampling import draw_images, draw_noise
 from drifting_policy.imagenet.sheet import GAP, write_sheet
 from drifting_policy.types import CheckpointError, ConfigError
@@ -87,14 +89,6 @@ def test_a_generator_that_draws_no_numbers_is_told() -> None:
         drawn(network)
 
 
-def test_pixels_are_clipped_and_rounded() -> None:
-    values = torch.tensor([-9.0, -1.0, -0.5, 0.0, 0.999, 1.0, 9.0]).reshape(1, 1, 1, 7)
-    assert as_pixels(values).flatten().tolist() == [0, 0, 64, 128, 255, 255, 255]
-    assert as_pixels(torch.zeros(2, 3, 4, 5)).shape == (2, 4, 5, 3)
-    every = np.arange(256, dtype=np.uint8).reshape(1, 16, 16, 1)
-    assert np.array_equal(as_pixels(torch.from_numpy(every / 127.5 - 1).movedim(-1, 1)), every)
-
-
 @pytest.fixture(scope="module")
 def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A tiny VAE with the interface of SD-VAE."""
@@ -105,20 +99,6 @@ def vae(tmp_path_factory: pytest.TempPathFactory) -> Path:
     path = tmp_path_factory.mktemp("vae")
     network.save_pretrained(path)
     return path
-
-
-def test_latents_are_scaled_and_decoded(vae: Path) -> None:
-    network = load_vae(str(vae), device=torch.device("cpu"))
-    latents = torch.randn(2, 4, 4, 4, generator=torch.Generator().manual_seed(0))
-    expected = (network.decode(latents / 0.18215).sample.movedim(1, -1).numpy() + 1) / 2
-    pictures = decode_latents(network, latents)
-    assert pictures.shape == (2, 8, 8, 3)
-    assert np.abs(pictures / 255 - expected.clip(0, 1)).max() <= 0.5 / 255 + 1e-6
-
-
-def test_a_vae_that_is_not_there_is_told(tmp_path: Path) -> None:
-    with pytest.raises(ConfigError, match=r"Give vae=FOLDER that holds its config.json and .* or vae=none"):
-        load_vae(str(tmp_path), device=torch.device("cpu"))
 
 
 @pytest.fixture
@@ -148,7 +128,7 @@ def test_a_sheet_and_its_numbers(sample: Callable[..., Any], tmp_path: Path) -> 
     assert (float(stored["cfg"]), int(stored["seed"])) == (1.5, 4)
     picture, edge = pictures[0], 64 + GAP
     assert picture.shape == (2 * edge - GAP, 3 * edge - GAP, 3)
-    for place, image in enumerate(as_pixels(expected)):
+    for place, image in enumerate(to_bytes(expected)):
         top, left = place // 3 * edge, place % 3 * edge
         tile = picture[top : top + 64, left : left + 64].reshape(4, 16, 4, 16, 3)
         assert np.abs(tile.astype(int) - image[:, None, :, None]).max() <= 1
@@ -161,11 +141,14 @@ def test_latents_are_shown_with_and_without_a_vae(sample: Callable[..., Any], va
     arguments = [f"ckpt={path}", "n=1", "classes=[1]", f"out={out}"]
     assert "first three latent channels" in sample(*arguments, "vae=none").out
     latents = drawn(network, [(1, 0)])
-    expected = as_pixels(latents[:, :3] / 3)[0].repeat(16, axis=0).repeat(16, axis=1)
+    expected = to_bytes(latents[:, :3] / 3)[0].repeat(16, axis=0).repeat(16, axis=1)
     assert np.array_equal(np.asarray(Image.open(out)), expected)
     assert "channels" not in sample(*arguments, f"vae={vae}").out
-    expected = decode_latents(load_vae(str(vae), device=torch.device("cpu")), latents)[0].repeat(8, axis=0).repeat(8, axis=1)
+    expected = decode_latents(load_vae(vae), latents)[0].repeat(8, axis=0).repeat(8, axis=1)
     assert np.abs(np.asarray(Image.open(out)).astype(int) - expected).max() <= 1
+    told = sample(*arguments, f"vae={tmp_path / 'absent'}").error
+    assert "There is no folder" in told
+    assert told.endswith("Or see the latents as they are, by vae=none.")
 
 
 def test_all_classes_of_a_small_generator_are_drawn_unless_some_are_named(sample: Callable[..., Any], tmp_path: Path) -> None:
