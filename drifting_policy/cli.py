@@ -79,7 +79,9 @@ def compose(config_name: str, overrides: Sequence[str]) -> Any:
         module, name = _place(config_name)
         with hydra.initialize_config_module(config_module=module, version_base="1.3"):
             return _plain(hydra.compose(name, overrides=[*overrides, *own_configs()]))
-    except (HydraException, OmegaConfBaseException, AssertionError) as error:
+    except UserError:
+        raise
+    except (HydraException, OmegaConfBaseException, AssertionError, ValueError) as error:  # ValueError: task=1
         raise ConfigError(_sentence(error, config_name, overrides)) from error
 
 
@@ -182,6 +184,8 @@ def _sentence(error: Exception, config_name: str, overrides: Sequence[str]) -> s
             f"A part of an empty setting cannot be changed ({' '.join(overrides)}); choose the whole first, as in task=push_t."
         )
     message = " ".join(str(error).split())
+    if message.startswith("Config group override must be"):
+        return f"A choice takes a name, as in task=push_t; among '{' '.join(overrides)}' is one with a number or true or false."
     unknown = re.search(r"Could not override '([\w.]+)'", message) or re.search(r"Key '([\w.]+)' (?:not in|is not in)", message)
     if unknown:
         known = _known_keys(config_name, overrides)

@@ -48,6 +48,7 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("train trainer.betas=3", "trainer.betas=3"),
         ("train seed=1,2", "To sweep over it, add --multirun"),
         ("train seed", "'seed' is not a setting; write name=value, as in seed=1."),
+        ("train task=1", "A choice takes a name, as in task=push_t; among 'task=1' is one with a number"),
         ("train seed 1", "'seed' is not a setting; write name=value"),
         ("train generator.width=[1", "'generator.width=[1' cannot be read"),
         ("train a=b=c", "'a=b=c' cannot be read"),
