@@ -65,6 +65,8 @@ def drift(
     force: Grouping = "batch",
     affinity_floor: float = 1e-6,
     self_mask: bool = True,
+    attraction: float = 1.0,
+    repulsion: float = 1.0,
 ) -> Field:
     """The drifting field at generated samples: attraction to data, repulsion from siblings and extra negatives.
 
@@ -85,11 +87,15 @@ def drift(
         force: each temperature's force gets unit mean square over the "batch", over each "condition", or not ("none").
         affinity_floor: lower bound of every squared affinity; 0 for none.
         self_mask: hide every sample from itself: its affinity to itself is then the floor.
+        attraction: factor on V+, the pull towards the positives, before the force is normalised (Table 1).
+        repulsion: factor on V-, the push away from the negatives; unless the two are equal, the field is not anti-symmetric
+            and does not vanish where generated and real samples have one distribution.
 
     Raises:
         ValueError: an unknown option, a temperature or floor out of range, or a shape that does not fit x.
     """
     _check_options(temperatures, kernel, coupling, scale, force, affinity_floor)
+    _check_balance(attraction, repulsion)
     _check_shapes(x, pos, neg, gen_weight, pos_weight, neg_weight)
     parts, dtype = (x, x[:, :0] if neg is None else neg, pos), torch.promote_types(x.dtype, torch.float32)
     generated, negatives = x.shape[1], x.shape[1] + parts[1].shape[1]
@@ -103,7 +109,9 @@ def drift(
         if self_mask:
             distance[:, :generated].diagonal().add_(SELF_MASK)
         weights = affinities(distance, temperatures, kernel=kernel, coupling=coupling, floor=affinity_floor)
-        velocity, rms = _total_force(weights, points / unit, weight, negatives=negatives, grouping=force)
+        velocity, rms = _total_force(
+            weights, points / unit, weight, negatives=negatives, grouping=force, balance=(attraction, repulsion)
+        )
     return Field(
         velocity=velocity.permute(2, 0, 1).contiguous(),
         scale=mean_distance.flatten() if scale == "condition" else mean_distance.reshape(()),
@@ -165,6 +173,18 @@ def balanced_force(weights: Float[Tensor, "g m b"], targets: Float[Tensor, "m f 
     return towards - weighted_sum(repel, targets[:negatives]) * attract.sum(dim=1, keepdim=True)
 
 
+def attraction_alone(
+    weights: Float[Tensor, "g m b"], targets: Float[Tensor, "m f b"], negatives: int
+) -> Float[Tensor, "g f b"]:
+    """The first half V+ of `balanced_force`, sum over positives j and negatives k of A_j A_k (y_j - x), for samples x.
+
+    The samples are the first targets. V- is what is left of the balanced force, so that any mixture of the two follows.
+    """
+    repel, attract = weights[:, :negatives], weights[:, negatives:]
+    towards = weighted_sum(attract, targets[negatives:]) - targets[: len(weights)] * attract.sum(dim=1, keepdim=True)
+    return towards * repel.sum(dim=1, keepdim=True)
+
+
 def weighted_sum(weights: Float[Tensor, "g m b"], points: Float[Tensor, "m f b"]) -> Float[Tensor, "g f b"]:
     """Sums over the targets of weight times point."""
     if not _is_small(points):
@@ -196,12 +216,17 @@ def _total_force(
     *,
     negatives: int,
     grouping: Grouping,
+    balance: tuple[float, float],
 ) -> tuple[Float[Tensor, "g f b"], Float[Tensor, " k"]]:
     """The sum over temperatures of the normalised forces, and the root mean square of each before normalisation."""
     points = points.contiguous() if _is_small(points) else points
     total, rms = torch.zeros((), dtype=points.dtype, device=points.device), []
     for weights in affinities:
-        force = balanced_force(weights if weight is None else weights.mul_(weight), points, negatives)
+        weights = weights if weight is None else weights.mul_(weight)
+        force = balanced_force(weights, points, negatives)
+        if balance != (1.0, 1.0):  # a V+ - r V- = r (V+ - V-) + (a - r) V+
+            surplus = attraction_alone(weights, points, negatives) * (balance[0] - balance[1])
+            force = surplus + force * balance[1]
         mean_square = _mean(force.square(), grouping)
         total = total + (force if grouping == "none" else force / mean_square.clamp_min(MIN_MEAN_SQUARE).sqrt())
         rms.append(mean_square.sqrt().mean())
@@ -244,6 +269,14 @@ def _check_options(
         raise ValueError(f"temperatures must be one or more positive numbers; got {temperatures!r}.")
     if not 0 <= affinity_floor < 1:
         raise ValueError(f"affinity_floor must lie in [0, 1); got {affinity_floor!r}.")
+
+
+def _check_balance(attraction: float, repulsion: float) -> None:
+    for name, factor in (("attraction", attraction), ("repulsion", repulsion)):
+        if not 0 <= factor < math.inf:
+            raise ValueError(f"{name} must be a finite number of at least 0; got {factor!r}.")
+    if not attraction and not repulsion:
+        raise ValueError("attraction and repulsion must not both be 0.")
 
 
 def _check_shapes(
