@@ -1,4 +1,4 @@
-"""MaskedAutoencoder: how an ImageEncoder is trained, by filling in what was hidden from it and, at the end, naming the class."""
+"""MaskedAutoencoder: how an ImageEncoder is trained, by filling in what is hidden from it and, at the end, naming the class."""
 
 from collections.abc import Sequence
 from typing import Any

@@ -174,7 +174,7 @@ class ImageEncoder(nn.Module):
         x = functional.relu(self.stem(folded))
         found, inside = {"conv1": x}, {}
         for stage, (blocks, norm) in enumerate(zip(self.stages, self.norms, strict=True), start=1):
-            for number, block in enumerate(blocks, start=1):
+            for number, block in enumerate(blocks.children(), start=1):
                 x = checkpoint(block, x, use_reentrant=False) if self.checkpointing and torch.is_grad_enabled() else block(x)
                 if every_block > 0 and number % every_block == 0:
                     inside[f"layer{stage}_blk{number}"] = x
