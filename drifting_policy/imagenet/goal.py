@@ -4,7 +4,6 @@ from abc import ABC, abstractmethod
 from collections.abc import Mapping
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 
@@ -44,6 +43,3 @@ class Goal(ABC):
         """
 
 
-def generator_of(seed: int, device: torch.device | str = "cpu") -> torch.Generator:
-    """A generator of random numbers on `device` that begins at `seed`."""
-    return torch.Generator(device).manual_seed(seed)
