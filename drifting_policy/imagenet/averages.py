@@ -40,7 +40,7 @@ class Averages:
     @torch.no_grad()
     def update(self, network: nn.Module) -> None:
         """Move every average towards the weights of `network`."""
-        weights = list(network.parameters())
+        weights: list[Tensor] = list(network.parameters())
         for decay, average in self.networks.items():
             torch._foreach_lerp_(list(average.parameters()), weights, 1 - decay)
 

@@ -11,9 +11,7 @@ TRIES = 10  # boxes drawn for an image, of which the first that fits is taken
 LOG_RATIO = math.log(4 / 3)  # width over height lies between 3/4 and 4/3
 
 
-def random_crops(
-    images: Float[Tensor, "b c h w"], *, smallest: float, generator: torch.Generator
-) -> Float[Tensor, "b c h w"]:
+def random_crops(images: Float[Tensor, "b c h w"], *, smallest: float, generator: torch.Generator) -> Float[Tensor, "b c h w"]:
     """A random part of each image in its full size (Szegedy et al. 2015), by bicubic interpolation and within [-1, 1].
 
     Args:

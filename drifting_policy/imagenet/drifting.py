@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from typing import Any, final
 
 import torch
+from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
@@ -107,7 +108,8 @@ class DriftGoal(Goal):
         scales = draw_scales(counts.labels, **self.scales, generator=choices)
         positives = self.bank.positives(labels, counts.positives, generator=choices)
         unconditional = self.bank.unconditional(counts.labels, counts.unconditional, generator=choices)
-        noise, style = self._noise(counts.labels * counts.generated, mix(self.seed, step, NOISE))
+        drawn = self._noise(counts.labels * counts.generated, mix(self.seed, step, NOISE))
+        noise, style = (rearrange(values, "(b g) ... -> b g ...", b=counts.labels) for values in drawn)
         losses, fields = image_loss(
             self.network,
             self.extractor,
@@ -115,8 +117,8 @@ class DriftGoal(Goal):
             positives=positives.to(self.device),
             unconditional=unconditional.to(self.device),
             scales=scales.to(self.device),
-            noise=noise.unflatten(0, (counts.labels, counts.generated)),
-            style=style.unflatten(0, (counts.labels, counts.generated)),
+            noise=noise,
+            style=style,
             feature_chunk=self.feature_chunk,
             **self.options,
         )

@@ -41,5 +41,3 @@ class Goal(ABC):
         Raises:
             KeyError, ValueError: the state of another goal.
         """
-
-

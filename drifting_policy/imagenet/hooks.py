@@ -20,15 +20,15 @@ RESUMABLE = 2  # newest checkpoints that keep their training state
 
 
 class PictureHook:
-    """Shows what the first average can do, every `every` steps, as pictures in a folder."""
+    """Shows what the first average can do, every `every` steps and at the last one, as pictures in a folder."""
 
-    def __init__(self, folder: Path, *, every: int) -> None:
+    def __init__(self, folder: Path, *, every: int, last_step: int) -> None:
         """Write `step_00001000.png` and so on into `folder`."""
-        self.folder, self.every = folder, every
+        self.folder, self.every, self.last_step = folder, every, last_step
 
     def after_step(self, state: ImageState, metrics: dict[str, Tensor]) -> None:
         """Draw when due."""
-        if state.step % self.every == 0:
+        if state.step % self.every == 0 or state.step == self.last_step:
             self.draw(state)
 
     def draw(self, state: ImageState) -> Path:

@@ -4,6 +4,7 @@ from collections.abc import Mapping
 from typing import Unpack
 
 import torch
+from einops import rearrange
 from jaxtyping import Float, Int
 from torch import Tensor
 from torch.utils.checkpoint import checkpoint
@@ -61,9 +62,8 @@ def image_loss(
     made = extract(extractor, images, chunk=feature_chunk)
     triples: dict[str, tuple[Tensor, Tensor, Tensor | None]] = {}
     for name, vectors in made.items():
-        others = known[name].unflatten(0, (len(labels), -1))
-        negatives = others[:, real:] if unconditional.shape[1] else None
-        triples[name] = vectors.unflatten(0, (len(labels), -1)), others[:, :real], negatives
+        own, others = (rearrange(values, "(b n) s e -> b n s e", b=len(labels)) for values in (vectors, known[name]))
+        triples[name] = own, others[:, :real], others[:, real:] if unconditional.shape[1] else None
     if unconditional.shape[1]:
         weight = negative_weight(scales, generated=generated, unconditional=unconditional.shape[1])
         options["neg_weight"] = weight[:, None].expand(-1, unconditional.shape[1])
@@ -75,7 +75,7 @@ def extract(
 ) -> dict[str, Float[Tensor, "n s e"]]:
     """The features of all images, `chunk` of them at a time, the images themselves ("global") last."""
     found: dict[str, list[Tensor]] = {}
-    for part in images.split(chunk or len(images)) if extractor else ():
+    for part in torch.split(images, chunk or len(images)) if extractor else ():
         again = chunk is not None and torch.is_grad_enabled()
         features = checkpoint(extractor, part, use_reentrant=False, preserve_rng_state=False) if again else extractor(part)
         for name, vectors in features.items():

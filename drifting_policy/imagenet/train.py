@@ -1,4 +1,4 @@
-"""`python -m drifting_policy.imagenet.train task=digits`: trains a generator by drifting, or the encoder that it learns with."""
+"""`python -m drifting_policy.imagenet.train task=digits`: trains a generator by drifting, or the encoder it learns with."""
 
 from collections.abc import Mapping
 from dataclasses import asdict
@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from drifting_policy import cli
 from drifting_policy.checkpoint import list_checkpoints, load_state, read_config, resumable
@@ -66,7 +66,7 @@ def fit(config: ImageTrainConfig, state: ImageState, run_dir: Path) -> bool:
         keep=trainer.keep_checkpoints,
         metadata=lambda: metadata(config),
     )
-    pictures = PictureHook(run_dir / "pictures", every=trainer.picture_every)
+    pictures = PictureHook(run_dir / "pictures", every=trainer.picture_every, last_step=trainer.steps)
     loop = ImageTrainer(
         state,
         learning_rate=partial(
@@ -264,7 +264,8 @@ def restore(state: ImageState, checkpoint: Path, config: ImageTrainConfig) -> No
     for name, value in ours.items():
         if name != "versions" and theirs.get(name) != value:
             raise ConfigError(
-                f"The run in {checkpoint} was started with {name}={theirs.get(name)}, not {value}. Resume it with the same settings."
+                f"The run in {checkpoint} was started with {name}={theirs.get(name)}, not {value}. "
+                "Resume it with the same settings."
             )
     state.restore(load_state(checkpoint))
 
