@@ -17,7 +17,7 @@ from drifting_policy.imagenet.autoencoder import MaskedAutoencoder
 from drifting_policy.imagenet.averages import Averages
 from drifting_policy.imagenet.bank import MemoryBank
 from drifting_policy.imagenet.checkpoints import load_encoder
-from drifting_policy.imagenet.config import AutoencoderTask, FeaturesConfig, GeneratorTask, ImageTrainConfig, register
+from drifting_policy.imagenet.config import register
 from drifting_policy.imagenet.convnext import ConvNextFeatures
 from drifting_policy.imagenet.drifting import Counts, DriftGoal
 from drifting_policy.imagenet.features import Extractor, combine
@@ -28,6 +28,7 @@ from drifting_policy.imagenet.images import ImageSet, open_images
 from drifting_policy.imagenet.masking import MaskGoal
 from drifting_policy.imagenet.schedule import learning_rate
 from drifting_policy.imagenet.stream import ImageStream
+from drifting_policy.imagenet.tasks import AutoencoderTask, FeaturesConfig, GeneratorTask, ImageTrainConfig
 from drifting_policy.imagenet.trainer import ImageState, ImageTrainer, make_optimizer
 from drifting_policy.train import INTERRUPTED, choose_device, interruptible, prepare_run, use_threads
 from drifting_policy.training.batches import mix
