@@ -10,7 +10,7 @@ from torch.nn import functional
 from torch.utils.checkpoint import checkpoint
 
 from drifting_policy.imagenet.encoder import COMPUTE
-from drifting_policy.imagenet.features import cell_moments, positions
+from drifting_policy.imagenet.features import map_moments, positions
 from drifting_policy.imagenet.layers import EPSILON
 from drifting_policy.models.vit_encoder import DEVIATION, MEAN
 from drifting_policy.types import ConfigError, MissingPackage
@@ -97,7 +97,7 @@ class ConvNextFeatures(nn.Module):
             name, normal = f"convenxt_stage_{number}", normalized(values.float())
             if number < len(maps):
                 found[name] = positions(normal)
-            found[f"{name}_mean"], found[f"{name}_std"] = cell_moments(normal, *normal.shape[2:])
+            found[f"{name}_mean"], found[f"{name}_std"] = map_moments(normal)
         norm, last = self.network.layernorm, maps[-1].float().mean(dim=(2, 3))
         found["global_mean"] = functional.layer_norm(last, last.shape[1:], norm.weight.float(), norm.bias.float(), EPSILON)[
             :, None

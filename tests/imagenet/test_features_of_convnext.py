@@ -75,13 +75,16 @@ def test_the_network_stays_as_it_is(folder: str) -> None:
     assert torch.equal(extractor(images())[-1], extractor(images())[-1])  # though half of its paths would drop in training
 
 
-def test_checkpointing_changes_no_gradient_of_the_images(folder: str) -> None:
-    gradients = []
+def test_checkpointing_computes_stages_twice_and_changes_no_gradient_of_the_images(folder: str) -> None:
+    gradients, calls = [], []
     for checkpointing in (False, True):
-        pixels = images().requires_grad_()
+        pixels, count = images().requires_grad_(), []
         extractor = ConvNextFeatures(weights=folder, size=64, checkpointing=checkpointing)
+        extractor.network.encoder.stages[2].register_forward_pre_hook(lambda *_, count=count: count.append(1))
         sum(values.square().mean() for values in extractor.features(pixels).values()).backward()
         gradients.append(pixels.grad)
+        calls.append(len(count))
+    assert calls == [1, 2]
     assert gradients[0].abs().sum() > 0
     assert torch.equal(*gradients)
 
