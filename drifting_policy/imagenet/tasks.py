@@ -7,7 +7,7 @@ from typing import Any
 from drifting_policy.types import ConfigError
 
 
-def check_lowest(group: str, config: Any, **lowest: float) -> None:
+def check_lowest(group: str, config: Any, **lowest: int) -> None:
     """Refuse settings of `config` that are below their lowest value.
 
     Raises:
