@@ -217,11 +217,10 @@ class AutoencoderTask(ImageTask):
 
 @dataclass
 class ImageTrainConfig:
-    """Everything that `python -m drifting_policy.imagenet.train` accepts; `data` and `encoder` replace those of the task."""
+    """Everything that `python -m drifting_policy.imagenet.train` accepts; `data` replaces the place that the task names."""
 
     task: ImageTask = field(default_factory=ImageTask)
     data: str | None = None
-    encoder: str | None = None
     seed: int = 0
     device: str = "auto"
     threads: int = 0

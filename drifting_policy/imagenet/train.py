@@ -136,7 +136,7 @@ def drift_goal(config: ImageTrainConfig, task: GeneratorTask, stream: ImageStrea
     shown = guidance.pop("shown")
     goal = DriftGoal(
         generator.to(device),
-        build_extractor(config.encoder or task.encoder, task.features, images, device),
+        build_extractor(task.encoder, task.features, images, device),
         stream,
         MemoryBank(
             classes=generator.classes,
@@ -159,8 +159,6 @@ def drift_goal(config: ImageTrainConfig, task: GeneratorTask, stream: ImageStrea
 
 def mask_goal(config: ImageTrainConfig, task: AutoencoderTask, stream: ImageStream, device: torch.device) -> MaskGoal:
     """Masked reconstruction, then classification, by the task's auto-encoder."""
-    if config.encoder is not None:
-        raise ConfigError(f"Task {task.name} trains an encoder and takes none; remove encoder={config.encoder}.")
     options, masking = asdict(task.autoencoder), task.masking
     check_images(stream.images, shape=(options["in_channels"], *stream.images.image_shape[1:]), classes=options["classes"])
     goal = MaskGoal(
@@ -183,7 +181,9 @@ def build_extractor(place: str, features: FeaturesConfig, images: ImageSet, devi
         ConfigError: no place, an encoder of other images, or features to be left out that it does not have.
     """
     if not place:
-        raise ConfigError("Say which encoder compares the images: encoder=RUN, or encoder=none to compare the images alone.")
+        raise ConfigError(
+            "Say which encoder compares the images: task.encoder=RUN, or task.encoder=none to compare the images alone."
+        )
     extractors: list[Extractor] = []
     if place != NO_ENCODER:
         encoder = load_encoder(place, device=device)
@@ -242,14 +242,7 @@ def check_images(images: ImageSet, *, shape: tuple[int, ...], classes: int) -> N
 
 def metadata(config: ImageTrainConfig) -> dict[str, Any]:
     """What a checkpoint tells of its training."""
-    encoder = config.encoder or getattr(config.task, "encoder", None)
-    return {
-        "task": asdict(config.task),
-        "data": config.place,
-        "encoder": encoder,
-        "seed": config.seed,
-        "versions": versions(),
-    }
+    return {"task": asdict(config.task), "data": config.place, "seed": config.seed, "versions": versions()}
 
 
 def restore(state: ImageState, checkpoint: Path, config: ImageTrainConfig) -> None:
