@@ -88,14 +88,12 @@ def drift(
         affinity_floor: lower bound of every squared affinity; 0 for none.
         self_mask: hide every sample from itself: its affinity to itself is then the floor.
         attraction: factor on V+, the pull towards the positives, before the force is normalised (Table 1).
-        repulsion: factor on V-, the push away from the negatives; unless the two are equal, the field is not anti-symmetric
-            and does not vanish where generated and real samples have one distribution.
+        repulsion: factor on V-, the push away from the negatives; with two factors the field is no longer anti-symmetric.
 
     Raises:
         ValueError: an unknown option, a temperature or floor out of range, or a shape that does not fit x.
     """
-    _check_options(temperatures, kernel, coupling, scale, force, affinity_floor)
-    _check_balance(attraction, repulsion)
+    _check_options(temperatures, kernel, coupling, scale, force, affinity_floor, attraction, repulsion)
     _check_shapes(x, pos, neg, gen_weight, pos_weight, neg_weight)
     parts, dtype = (x, x[:, :0] if neg is None else neg, pos), torch.promote_types(x.dtype, torch.float32)
     generated, negatives = x.shape[1], x.shape[1] + parts[1].shape[1]
@@ -109,15 +107,9 @@ def drift(
         if self_mask:
             distance[:, :generated].diagonal().add_(SELF_MASK)
         weights = affinities(distance, temperatures, kernel=kernel, coupling=coupling, floor=affinity_floor)
-        velocity, rms = _total_force(
-            weights, points / unit, weight, negatives=negatives, grouping=force, balance=(attraction, repulsion)
-        )
-    return Field(
-        velocity=velocity.permute(2, 0, 1).contiguous(),
-        scale=mean_distance.flatten() if scale == "condition" else mean_distance.reshape(()),
-        unit=unit.reshape(-1, 1, 1) if scale == "condition" else unit.reshape(()),
-        rms=rms,
-    )
+        balance = attraction, repulsion
+        velocity, rms = _total_force(weights, points / unit, weight, negatives=negatives, grouping=force, balance=balance)
+    return _field(velocity, mean_distance, unit, rms, grouping=scale)
 
 
 def pairwise_distance(samples: Float[Tensor, "g f b"], targets: Float[Tensor, "m f b"]) -> Float[Tensor, "g m b"]:
@@ -233,6 +225,23 @@ def _total_force(
     return total, torch.stack(rms)
 
 
+def _field(
+    velocity: Float[Tensor, "g f b"],
+    mean_distance: Float[Tensor, "1 1 _"],
+    unit: Float[Tensor, "1 1 _"],
+    rms: Float[Tensor, " k"],
+    *,
+    grouping: Grouping,
+) -> Field:
+    """The field with its axes as the caller has them."""
+    return Field(
+        velocity=velocity.permute(2, 0, 1).contiguous(),
+        scale=mean_distance.flatten() if grouping == "condition" else mean_distance.reshape(()),
+        unit=unit.reshape(-1, 1, 1) if grouping == "condition" else unit.reshape(()),
+        rms=rms,
+    )
+
+
 def _is_small(points: Float[Tensor, "m f b"]) -> bool:
     return points.shape[0] <= SMALL_SUM[0] and points.shape[1] <= SMALL_SUM[1]
 
@@ -254,7 +263,14 @@ def _target_weights(
 
 
 def _check_options(
-    temperatures: Sequence[float], kernel: str, coupling: str, scale: str, force: str, affinity_floor: float
+    temperatures: Sequence[float],
+    kernel: str,
+    coupling: str,
+    scale: str,
+    force: str,
+    affinity_floor: float,
+    attraction: float,
+    repulsion: float,
 ) -> None:
     choices = {
         "kernel": (kernel, Kernel),
@@ -269,9 +285,6 @@ def _check_options(
         raise ValueError(f"temperatures must be one or more positive numbers; got {temperatures!r}.")
     if not 0 <= affinity_floor < 1:
         raise ValueError(f"affinity_floor must lie in [0, 1); got {affinity_floor!r}.")
-
-
-def _check_balance(attraction: float, repulsion: float) -> None:
     for name, factor in (("attraction", attraction), ("repulsion", repulsion)):
         if not 0 <= factor < math.inf:
             raise ValueError(f"{name} must be a finite number of at least 0; got {factor!r}.")
