@@ -188,7 +188,7 @@ def _sentence(error: Exception, config_name: str, overrides: Sequence[str]) -> s
         return f"A choice takes a name, as in task=push_t; among '{' '.join(overrides)}' is one with a number or true or false."
     unknown = re.search(r"Could not override '([\w.]+)'", message) or re.search(r"Key '([\w.]+)' (?:not in|is not in)", message)
     if unknown:
-        known = _known_keys(config_name, overrides)
+        known = _known_keys(config_name, [override for override in overrides if override.partition("=")[0] != unknown[1]])
         close = difflib.get_close_matches(unknown[1], known, n=1, cutoff=0.5)
         hint = (
             f" Did you mean '{close[0]}'?" if close else f" Top-level settings: {', '.join(k for k in known if '.' not in k)}."

@@ -61,7 +61,7 @@ def fit(
     objective: Objective = _build_objective(config)
     state = build_state(config, demonstrations, objective, device)
     training, validation = build_batches(config, demonstrations, device)
-    _prepare(run_dir, resume=resume, overwrite=config.overwrite)  # when all else is known to be well
+    prepare_run(run_dir, resume=resume, overwrite=config.overwrite)  # when all else is known to be well
     if resume:
         _restore(state, resumable(run_dir), config)
     log = Log(run_dir, steps=trainer.steps, start=state.step, tensorboard=trainer.tensorboard)
@@ -296,8 +296,13 @@ def _metadata(config: TrainConfig) -> dict[str, Any]:
     }
 
 
-def _prepare(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
-    """Make the run directory; never mix two runs in one."""
+def prepare_run(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
+    """Make the run directory; never mix two runs in one.
+
+    Raises:
+        ConfigError: where a run lies already, or the directory cannot be written.
+        CheckpointError: where there is none to resume.
+    """
     occupied = bool(list_checkpoints(run_dir)) or (run_dir / "metrics.jsonl").exists()
     if resume and not occupied:
         raise CheckpointError(f"There is no run in {run_dir} to resume; start it without resume=true.")

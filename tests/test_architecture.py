@@ -34,7 +34,8 @@ LAYERS: dict[str, tuple[str, str]] = {
         "torch numpy einops jaxtyping safetensors msgpack zarr numcodecs PIL sklearn diffusers huggingface_hub torchmetrics "
         "transformers tqdm",
     ),
-    "imagenet.config": ("types config", "hydra.core.config_store"),
+    "imagenet.tasks": ("types", ""),
+    "imagenet.config": ("types config imagenet.tasks", "hydra.core.config_store"),
     **{f"imagenet.{name}": ("*", "*") for name in ("train", "sample", "convert", "cache", "evaluate")},  # entry points
     "objectives": ("types drift models samplers", "torch einops jaxtyping"),
     "training": ("types atomic normalize models policy data checkpoint objectives", "torch numpy einops jaxtyping tqdm"),

@@ -65,6 +65,8 @@ def drift(
     force: Grouping = "batch",
     affinity_floor: float = 1e-6,
     self_mask: bool = True,
+    attraction: float = 1.0,
+    repulsion: float = 1.0,
 ) -> Field:
     """The drifting field at generated samples: attraction to data, repulsion from siblings and extra negatives.
 
@@ -85,11 +87,13 @@ def drift(
         force: each temperature's force gets unit mean square over the "batch", over each "condition", or not ("none").
         affinity_floor: lower bound of every squared affinity; 0 for none.
         self_mask: hide every sample from itself: its affinity to itself is then the floor.
+        attraction: factor on V+, the pull towards the positives, before the force is normalised (Table 1).
+        repulsion: factor on V-, the push away from the negatives; with two factors the field is no longer anti-symmetric.
 
     Raises:
         ValueError: an unknown option, a temperature or floor out of range, or a shape that does not fit x.
     """
-    _check_options(temperatures, kernel, coupling, scale, force, affinity_floor)
+    _check_options(temperatures, kernel, coupling, scale, force, affinity_floor, attraction, repulsion)
     _check_shapes(x, pos, neg, gen_weight, pos_weight, neg_weight)
     parts, dtype = (x, x[:, :0] if neg is None else neg, pos), torch.promote_types(x.dtype, torch.float32)
     generated, negatives = x.shape[1], x.shape[1] + parts[1].shape[1]
@@ -103,13 +107,9 @@ def drift(
         if self_mask:
             distance[:, :generated].diagonal().add_(SELF_MASK)
         weights = affinities(distance, temperatures, kernel=kernel, coupling=coupling, floor=affinity_floor)
-        velocity, rms = _total_force(weights, points / unit, weight, negatives=negatives, grouping=force)
-    return Field(
-        velocity=velocity.permute(2, 0, 1).contiguous(),
-        scale=mean_distance.flatten() if scale == "condition" else mean_distance.reshape(()),
-        unit=unit.reshape(-1, 1, 1) if scale == "condition" else unit.reshape(()),
-        rms=rms,
-    )
+        balance = attraction, repulsion
+        velocity, rms = _total_force(weights, points / unit, weight, negatives=negatives, grouping=force, balance=balance)
+    return _field(velocity, mean_distance, unit, rms, grouping=scale)
 
 
 def pairwise_distance(samples: Float[Tensor, "g f b"], targets: Float[Tensor, "m f b"]) -> Float[Tensor, "g m b"]:
@@ -165,6 +165,18 @@ def balanced_force(weights: Float[Tensor, "g m b"], targets: Float[Tensor, "m f 
     return towards - weighted_sum(repel, targets[:negatives]) * attract.sum(dim=1, keepdim=True)
 
 
+def attraction_alone(
+    weights: Float[Tensor, "g m b"], targets: Float[Tensor, "m f b"], negatives: int
+) -> Float[Tensor, "g f b"]:
+    """The first half V+ of `balanced_force`, sum over positives j and negatives k of A_j A_k (y_j - x), for samples x.
+
+    The samples are the first targets. V- is what is left of the balanced force, so that any mixture of the two follows.
+    """
+    repel, attract = weights[:, :negatives], weights[:, negatives:]
+    towards = weighted_sum(attract, targets[negatives:]) - targets[: len(weights)] * attract.sum(dim=1, keepdim=True)
+    return towards * repel.sum(dim=1, keepdim=True)
+
+
 def weighted_sum(weights: Float[Tensor, "g m b"], points: Float[Tensor, "m f b"]) -> Float[Tensor, "g f b"]:
     """Sums over the targets of weight times point."""
     if not _is_small(points):
@@ -196,16 +208,38 @@ def _total_force(
     *,
     negatives: int,
     grouping: Grouping,
+    balance: tuple[float, float],
 ) -> tuple[Float[Tensor, "g f b"], Float[Tensor, " k"]]:
     """The sum over temperatures of the normalised forces, and the root mean square of each before normalisation."""
     points = points.contiguous() if _is_small(points) else points
     total, rms = torch.zeros((), dtype=points.dtype, device=points.device), []
     for weights in affinities:
-        force = balanced_force(weights if weight is None else weights.mul_(weight), points, negatives)
+        weights = weights if weight is None else weights.mul_(weight)
+        force = balanced_force(weights, points, negatives)
+        if balance != (1.0, 1.0):  # a V+ - r V- = r (V+ - V-) + (a - r) V+
+            surplus = attraction_alone(weights, points, negatives) * (balance[0] - balance[1])
+            force = surplus + force * balance[1]
         mean_square = _mean(force.square(), grouping)
         total = total + (force if grouping == "none" else force / mean_square.clamp_min(MIN_MEAN_SQUARE).sqrt())
         rms.append(mean_square.sqrt().mean())
     return total, torch.stack(rms)
+
+
+def _field(
+    velocity: Float[Tensor, "g f b"],
+    mean_distance: Float[Tensor, "1 1 _"],
+    unit: Float[Tensor, "1 1 _"],
+    rms: Float[Tensor, " k"],
+    *,
+    grouping: Grouping,
+) -> Field:
+    """The field with its axes as the caller has them."""
+    return Field(
+        velocity=velocity.permute(2, 0, 1).contiguous(),
+        scale=mean_distance.flatten() if grouping == "condition" else mean_distance.reshape(()),
+        unit=unit.reshape(-1, 1, 1) if grouping == "condition" else unit.reshape(()),
+        rms=rms,
+    )
 
 
 def _is_small(points: Float[Tensor, "m f b"]) -> bool:
@@ -229,7 +263,14 @@ def _target_weights(
 
 
 def _check_options(
-    temperatures: Sequence[float], kernel: str, coupling: str, scale: str, force: str, affinity_floor: float
+    temperatures: Sequence[float],
+    kernel: str,
+    coupling: str,
+    scale: str,
+    force: str,
+    affinity_floor: float,
+    attraction: float,
+    repulsion: float,
 ) -> None:
     choices = {
         "kernel": (kernel, Kernel),
@@ -244,6 +285,11 @@ def _check_options(
         raise ValueError(f"temperatures must be one or more positive numbers; got {temperatures!r}.")
     if not 0 <= affinity_floor < 1:
         raise ValueError(f"affinity_floor must lie in [0, 1); got {affinity_floor!r}.")
+    for name, factor in (("attraction", attraction), ("repulsion", repulsion)):
+        if not 0 <= factor < math.inf:
+            raise ValueError(f"{name} must be a finite number of at least 0; got {factor!r}.")
+    if not attraction and not repulsion:
+        raise ValueError("attraction and repulsion must not both be 0.")
 
 
 def _check_shapes(

@@ -23,6 +23,8 @@ class DriftOptions(TypedDict, total=False):
     force: Grouping
     affinity_floor: float
     self_mask: bool
+    attraction: float
+    repulsion: float
 
 
 def drift_loss(

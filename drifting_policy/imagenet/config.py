@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 from hydra.core.config_store import ConfigStore
 
+from drifting_policy.imagenet.tasks import TASKS, ImageTrainConfig
 from drifting_policy.types import ConfigError
 
 LATENT_TYPES = ("float32", "float16")
@@ -75,10 +76,17 @@ class SampleConfig:
             raise ConfigError("classes must name at least one class, as in classes=[207,88].")
 
 
-COMMANDS: dict[str, type] = {"cache": CacheConfig, "convert": ConvertConfig, "sample": SampleConfig}
+COMMANDS: dict[str, type] = {
+    "cache": CacheConfig,
+    "convert": ConvertConfig,
+    "sample": SampleConfig,
+    "train": ImageTrainConfig,
+}
 
 
 def register() -> None:
-    """Tell Hydra the schemas of the entry points."""
+    """Tell Hydra the schemas of the entry points, and those of the tasks of training."""
     for name, node in COMMANDS.items():
         ConfigStore.instance().store(name=f"imagenet_{name}_schema", node=node)
+    for name, node in TASKS.items():
+        ConfigStore.instance().store(group="task", name=f"image_{name}_schema", node=node)

@@ -24,6 +24,30 @@ class Batch:
     valid: Tensor
 
 
+class Epochs:
+    """The rows of each batch of a training that shows all rows in shuffled epochs, a pure function of (seed, step).
+
+    What does not fill a batch at the end of an epoch is left out of it.
+    """
+
+    def __init__(self, rows: int, *, batch_size: int, seed: int) -> None:
+        """Batches of `batch_size` of the rows 0 .. `rows` - 1, of which there must be enough for one."""
+        self.rows, self.batch_size, self.seed = rows, batch_size, seed
+        self._shuffled = -1, torch.arange(0)  # the epoch that was asked for last, and its rows; a memory of `order`
+
+    def __len__(self) -> int:
+        """Full batches per epoch."""
+        return self.rows // self.batch_size
+
+    def order(self, step: int) -> Tensor:
+        """The rows in the batch of training step `step`, counted from 0."""
+        epoch, place = divmod(step, len(self))
+        if self._shuffled[0] != epoch:
+            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
+            self._shuffled = epoch, torch.randperm(self.rows, generator=generator)
+        return self._shuffled[1][place * self.batch_size : (place + 1) * self.batch_size]
+
+
 class Batches:
     """All chunks of some episodes, held in memory and served in shuffled epochs.
 
@@ -63,12 +87,11 @@ class Batches:
         self.steps = torch.as_tensor(index.steps, device=device)
         self.valid = torch.as_tensor(index.valid, device=device)
         self.episode = torch.as_tensor(index.episode, device=device)
-        self.obs_horizon, self.batch_size, self.seed = obs_horizon, batch_size, seed
-        self._shuffled = -1, torch.arange(0)  # the epoch that was asked for last, and its chunks; a memory of `order`
+        self.obs_horizon, self.epochs = obs_horizon, Epochs(len(self.steps), batch_size=batch_size, seed=seed)
 
     def __len__(self) -> int:
         """Full batches per epoch."""
-        return len(self.steps) // self.batch_size
+        return len(self.epochs)
 
     def batch(self, step: int) -> Batch:
         """The batch of training step `step`, counted from 0."""
@@ -76,11 +99,7 @@ class Batches:
 
     def order(self, step: int) -> Tensor:
         """The numbers of the chunks in the batch of training step `step`."""
-        epoch, place = divmod(step, len(self))
-        if self._shuffled[0] != epoch:
-            generator = torch.Generator().manual_seed(mix(self.seed, epoch))
-            self._shuffled = epoch, torch.randperm(len(self.steps), generator=generator)
-        return self._shuffled[1][place * self.batch_size : (place + 1) * self.batch_size]
+        return self.epochs.order(step)
 
     def rows(self, rows: Tensor) -> Batch:
         """The chunks with these numbers."""
@@ -111,7 +130,7 @@ class Batches:
         return pinned.to(self.device, non_blocking=True)
 
 
-def mix(seed: int, counter: int) -> int:
-    """A well-spread 63-bit seed for each pair (seed, counter)."""
-    state = np.random.SeedSequence([seed, counter]).generate_state(2, np.uint32)
+def mix(seed: int, *counters: int) -> int:
+    """A well-spread 63-bit seed for each sequence (seed, counter, ...); zeros at the end of a short one change nothing."""
+    state = np.random.SeedSequence([seed, *counters]).generate_state(2, np.uint32)
     return (int(state[0]) << 31) ^ int(state[1])

@@ -3,7 +3,7 @@
 import time
 from collections.abc import Callable, Collection, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import torch
 from torch import Tensor
@@ -21,6 +21,13 @@ from drifting_policy.types import Stats
 ENCODED = 64  # observations with images that are encoded at once
 
 
+@runtime_checkable
+class Counted(Protocol):
+    """A training state of any kind: it knows how many updates were made."""
+
+    step: int
+
+
 class LogHook:
     """Averages metrics over `every` steps and writes them to the log."""
 
@@ -30,7 +37,7 @@ class LogHook:
         self.sums: dict[str, Tensor] = {}
         self.count, self.since = 0, time.perf_counter()
 
-    def after_step(self, state: TrainState, metrics: dict[str, Tensor]) -> None:
+    def after_step(self, state: Counted, metrics: dict[str, Tensor]) -> None:
         """Add up, and write when a window is full."""
         for name, value in metrics.items():
             self.sums[name] = self.sums.get(name, torch.zeros(())) + value.cpu().float()

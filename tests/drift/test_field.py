@@ -63,7 +63,8 @@ def loop_field(x: np.ndarray, pos: np.ndarray, neg: np.ndarray, weights: np.ndar
             affinity = {"row_column": np.sqrt(rows * columns), "row": rows, "none": np.exp(logits)}[options["coupling"]]
             affinity = np.maximum(affinity, math.sqrt(options["affinity_floor"])) * weights[c]
             for i, k, j in itertools.product(range(g), range(negatives), range(negatives, m)):
-                force[c, i] += affinity[i, k] * affinity[i, j] * (targets[c, j] - targets[c, k]) / unit[c]
+                step = options["attraction"] * (targets[c, j] - x[c, i]) - options["repulsion"] * (targets[c, k] - x[c, i])
+                force[c, i] += affinity[i, k] * affinity[i, j] * step / unit[c]
         mean_square = grouped_mean(force**2, options["force"])
         norm = np.ones(b) if options["force"] == "none" else np.sqrt(np.maximum(mean_square, 1e-8))
         velocity += force / norm[:, None, None]
@@ -82,6 +83,8 @@ def loop_field(x: np.ndarray, pos: np.ndarray, neg: np.ndarray, weights: np.ndar
             "force": st.sampled_from(GROUPINGS),
             "affinity_floor": st.sampled_from([0.0, 1e-6, 1e-2]),
             "self_mask": st.booleans(),
+            "attraction": st.sampled_from([1.0, 1.0, 2.0, 0.0]),
+            "repulsion": st.sampled_from([1.0, 1.0, 1.5]),
         }
     ),
     st.tuples(*[st.integers(1, 3)] * 3, st.integers(0, 2), st.integers(1, 3)),
@@ -122,6 +125,15 @@ def test_exchanging_positives_and_negatives_flips_the_sign(coupling: str) -> Non
     field, exchanged = drift(x, pos, neg, **options), drift(x, neg, pos, **options)
     assert_close(field.velocity, -exchanged.velocity)
     assert field.velocity.abs().max() > 0.1
+
+
+def test_attraction_without_repulsion_does_not_vanish_where_samples_and_data_coincide() -> None:
+    x, _, _ = samples(g=6)
+    options: DriftOptions = {"self_mask": False, "repulsion": 0.0}
+    assert drift(x, x, **options).velocity.abs().max() > 0.1
+    twice = drift(*samples(), attraction=2.0, repulsion=2.0)  # nothing is left of a common factor but the length
+    assert_close(twice.velocity, drift(*samples()).velocity)
+    assert_close(twice.rms, 2 * drift(*samples()).rms)
 
 
 def test_force_is_balanced() -> None:
@@ -277,6 +289,9 @@ def test_particles_that_follow_the_field_find_both_modes() -> None:
         ({"temperatures": (0.1, 0.0)}, "temperatures"),
         ({"temperatures": (math.nan,)}, "temperatures"),
         ({"affinity_floor": -1e-6}, "affinity_floor"),
+        ({"attraction": -1.0}, "attraction must be a finite number"),
+        ({"repulsion": math.inf}, "repulsion must be a finite number"),
+        ({"attraction": 0.0, "repulsion": 0.0}, "must not both be 0"),
         ({"gen_weight": torch.ones(3, 4)}, r"gen_weight must have shape \(3, 5\); got \(3, 4\)"),
         ({"pos_weight": torch.ones(4)}, r"pos_weight must have shape \(3, 4\)"),
         ({"neg_weight": torch.ones(3, 2)}, "neg_weight was given without neg"),
