@@ -1,5 +1,6 @@
 """Nearest neighbours among features: precision, recall, density, coverage, and how near samples are to the training images."""
 
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -46,7 +47,7 @@ def compare_manifolds(
     ball, wide_ball = theirs[:, precision_k - 1], theirs[:, coverage_k - 1]
     precision, density = [], []
     recall, nearest = torch.zeros_like(ball, dtype=torch.bool), torch.full_like(ball, torch.inf)
-    for part, radii in zip(samples.split(chunk), own[:, -1:].split(chunk), strict=True):
+    for part, radii in zip(_parts(samples, chunk), _parts(own[:, -1:], chunk), strict=True):
         apart = distances(part, references)
         precision.append((apart <= ball).any(1))
         density.append((apart <= wide_ball).double().sum(1) / coverage_k)
@@ -74,7 +75,7 @@ def nearest_in_set(features: Rows, *, k: int, chunk: int = 1024) -> Float64[Tens
 
 def nearest(samples: Rows, references: Float[Tensor, "p e"], *, chunk: int = 1024) -> Float64[Tensor, " n"]:
     """The distance from each sample to the nearest reference."""
-    return torch.cat([distances(part, references).amin(1) for part in samples.split(chunk)])
+    return torch.cat([distances(part, references).amin(1) for part in _parts(samples, chunk)])
 
 
 def closer_share(first: Float64[Tensor, " n"], second: Float64[Tensor, " p"]) -> float:
@@ -102,3 +103,8 @@ def distances(first: Rows, second: Float[Tensor, "p f"]) -> Float64[Tensor, "n p
     lengths = x.square().sum(1, keepdim=True) + y.square().sum(1)
     squares = torch.addmm(lengths, x, y.mT, alpha=-2)
     return torch.where(squares > ROUNDING * lengths, squares, 0.0).sqrt()
+
+
+def _parts(rows: Rows, chunk: int) -> Iterator[Rows]:
+    """At most `chunk` rows after another."""
+    return (rows[first : first + chunk] for first in range(0, len(rows), chunk))

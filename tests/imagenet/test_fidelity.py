@@ -106,7 +106,7 @@ def test_what_is_no_statistic_is_refused() -> None:
     one, good = FeatureStatistics.of(features(1, 1)), FeatureStatistics.of(features(1))
     with pytest.raises(ValueError, match="at least two features"):
         frechet_distance(one, good)
-    with pytest.raises(ValueError, match="other dimensions .* 6 and 5"):
+    with pytest.raises(ValueError, match=r"other dimensions .* 6 and 5"):
         frechet_distance(good, FeatureStatistics.of(features(1, width=5)))
     with pytest.raises(ValueError, match="unknown number"):
         good.merge(FeatureStatistics(None, good.mean, good.covariance))

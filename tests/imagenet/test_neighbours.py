@@ -90,5 +90,5 @@ def test_what_has_no_neighbours_is_refused() -> None:
         compare_manifolds(cloud(0, 20), cloud(1, 5))
     with pytest.raises(ValueError, match="NaN or infinity"):
         compare_manifolds(cloud(0, 20), cloud(1, 20) / 0)
-    with pytest.raises(ValueError, match="dimensions .* 3 and 2"):
+    with pytest.raises(ValueError, match=r"dimensions .* 3 and 2"):
         distances(cloud(0, 20), cloud(0, 20, 2))
