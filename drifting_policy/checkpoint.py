@@ -5,13 +5,14 @@ import json
 import os
 import pickle
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
+from torch import nn
 
 from drifting_policy.atomic import replace_folder
 from drifting_policy.policy import DriftingPolicy
@@ -20,6 +21,8 @@ from drifting_policy.types import CheckpointError, ConfigError, MissingPackage, 
 FORMAT_VERSION = 1
 WEIGHTS, CONFIG, STATS, STATE = "model.safetensors", "config.json", "stats.json", "state.pt"
 CHECKSUM = "config_sha256"
+
+Network = TypeVar("Network", bound=nn.Module)
 
 
 def save_policy(
@@ -37,28 +40,45 @@ def save_policy(
     Raises:
         CheckpointError: when the file system refuses (full, read-only); an older checkpoint at `path` stays as it was.
     """
+    config = {
+        "spec": policy.spec.to_dict(),
+        "contract_hash": policy.spec.contract_hash,
+        "policy": policy.recipe,
+        **metadata,
+    }
+
+    def write(draft: Path) -> None:
+        save_file({name: value.contiguous() for name, value in policy.state_dict().items()}, draft / WEIGHTS)
+        (draft / STATS).write_text(json.dumps({key: value.to_dict() for key, value in stats.items()}, indent=1) + "\n")
+
+    return write_checkpoint(path, config=config, write=write, state=state)
+
+
+def write_checkpoint(
+    path: str | Path, *, config: Mapping[str, Any], write: Callable[[Path], None], state: Mapping[str, Any] | None = None
+) -> Path:
+    """The directory `path`, holding what `write` puts into it, `config` with checksums and, if given, the training `state`.
+
+    All files are written beside and the directory is renamed into place, so nobody ever reads half a checkpoint.
+
+    Raises:
+        CheckpointError: when the file system refuses (full, read-only); an older checkpoint at `path` stays as it was.
+    """
     target = Path(path)
     draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
     try:
         shutil.rmtree(draft, ignore_errors=True)
         draft.mkdir(parents=True)
-        save_file({name: value.contiguous() for name, value in policy.state_dict().items()}, draft / WEIGHTS)
-        (draft / STATS).write_text(json.dumps({key: value.to_dict() for key, value in stats.items()}, indent=1) + "\n")
+        write(draft)
         if state is not None:
             torch.save(dict(state), draft / STATE)
-        config = {
-            "format_version": FORMAT_VERSION,
-            "spec": policy.spec.to_dict(),
-            "contract_hash": policy.spec.contract_hash,
-            "policy": policy.recipe,
-            **metadata,
-            "sha256": {name: _sha256(draft / name) for name in (WEIGHTS, STATE) if (draft / name).exists()},
-        }
-        (draft / CONFIG).write_text(json.dumps(config | {CHECKSUM: _content_sha256(config)}, indent=1) + "\n")
+        checksums = {name: file_sha256(draft / name) for name in (WEIGHTS, STATE) if (draft / name).exists()}
+        told = {"format_version": FORMAT_VERSION, **config, "sha256": checksums}
+        (draft / CONFIG).write_text(json.dumps(told | {CHECKSUM: _content_sha256(told)}, indent=1) + "\n")
         replace_folder(draft, target)
     except (OSError, RuntimeError, SafetensorError) as error:  # torch reports a full disk as RuntimeError
         raise CheckpointError(
-            f"The checkpoint {target} could not be written ({_first_line(error)}). Free some space or choose another run_dir; "
+            f"The checkpoint {target} could not be written ({first_line(error)}). Free some space or choose another place; "
             "earlier checkpoints are untouched."
         ) from error
     finally:
@@ -77,18 +97,27 @@ def load_policy(path: str | Path, *, device: str | torch.device = "cpu") -> Drif
     """
     directory = resolve(path)
     config = read_config(directory)
-    _verify(directory, config, WEIGHTS)
+    verify(directory, config, WEIGHTS)
     try:
         policy = DriftingPolicy(PolicySpec.from_dict(config["spec"]), **config["policy"])
         policy.load_state_dict(load_file(directory / WEIGHTS), strict=True)
     except MissingPackage:
         raise
     except (KeyError, TypeError, ValueError, AttributeError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{directory} does not describe a policy of this version: {_first_line(error)}.") from error
+        raise CheckpointError(f"{directory} does not describe a policy of this version: {first_line(error)}.") from error
+    return ready(policy, device=device)
+
+
+def ready(network: Network, *, device: str | torch.device) -> Network:
+    """`network` on `device`, for use and not for training.
+
+    Raises:
+        ConfigError: where PyTorch cannot use the device.
+    """
     try:
-        return policy.to(device).requires_grad_(False).eval()
+        return network.to(device).requires_grad_(False).eval()
     except (RuntimeError, AssertionError, ImportError) as error:  # PyTorch built without it, no driver, no such device
-        raise ConfigError(f"device={device} cannot be used here ({_first_line(error)}); try device=cpu.") from error
+        raise ConfigError(f"device={device} cannot be used here ({first_line(error)}); try device=cpu.") from error
 
 
 def load_state(path: str | Path) -> dict[str, Any]:
@@ -98,13 +127,13 @@ def load_state(path: str | Path) -> dict[str, Any]:
         CheckpointError: where the state is missing or damaged.
     """
     directory = Path(path)
-    _verify(directory, read_config(directory), STATE)
+    verify(directory, read_config(directory), STATE)
     try:
         state: dict[str, Any] = torch.load(directory / STATE, map_location="cpu", weights_only=True)
     except pickle.UnpicklingError as error:  # whose own text advises to run what is in the file
         raise CheckpointError(f"{directory / STATE} holds more than tensors and plain values. Do not use it.") from error
     except (RuntimeError, EOFError) as error:
-        raise CheckpointError(f"{directory / STATE} is damaged: {_first_line(error)}. Resume from another one.") from error
+        raise CheckpointError(f"{directory / STATE} is damaged: {first_line(error)}. Resume from another one.") from error
     return state
 
 
@@ -121,7 +150,7 @@ def read_config(directory: str | Path) -> dict[str, Any]:
     except FileNotFoundError as error:
         raise CheckpointError(f"{directory} is no checkpoint: it has no {CONFIG}.") from error
     except (OSError, ValueError, TypeError, KeyError) as error:
-        raise CheckpointError(f"{file} is damaged ({_first_line(error)}); use another checkpoint.") from error
+        raise CheckpointError(f"{file} is damaged ({first_line(error)}); use another checkpoint.") from error
     if version != FORMAT_VERSION:
         raise CheckpointError(f"{file} has format version {version}; this version of the package reads {FORMAT_VERSION}.")
     if config.pop(CHECKSUM, None) != _content_sha256(config):
@@ -166,8 +195,8 @@ def resumable(run_dir: str | Path) -> Path:
     for path in reversed(list_checkpoints(run_dir)):
         try:
             config = read_config(path)
-            _verify(path, config, WEIGHTS)
-            _verify(path, config, STATE)
+            verify(path, config, WEIGHTS)
+            verify(path, config, STATE)
         except CheckpointError as error:
             reasons.append(str(error))
             continue
@@ -181,12 +210,17 @@ def drop_state(path: str | Path) -> None:
     (Path(path) / STATE).unlink(missing_ok=True)
 
 
-def _verify(directory: Path, config: Mapping[str, Any], name: str) -> None:
+def verify(directory: Path, config: Mapping[str, Any], name: str) -> None:
+    """Hold the file `name` of a checkpoint against its checksum in `config`.
+
+    Raises:
+        CheckpointError: where the file is missing, cannot be read or is damaged.
+    """
     file, expected = directory / name, config.get("sha256", {}).get(name)
     if not file.is_file() or expected is None:
         raise CheckpointError(f"The checkpoint {directory} has no {name}.")
     try:
-        found = _sha256(file)
+        found = file_sha256(file)
     except OSError as error:
         raise CheckpointError(f"{file} cannot be read ({error}). Use another checkpoint.") from error
     if found != expected:
@@ -198,9 +232,12 @@ def _content_sha256(config: Mapping[str, Any]) -> str:
     return hashlib.sha256(json.dumps(json.loads(json.dumps(config)), sort_keys=True).encode()).hexdigest()
 
 
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()
+def file_sha256(file: Path) -> str:
+    """Checksum of a file, of which a part at a time is in memory."""
+    with file.open("rb") as stream:
+        return hashlib.file_digest(stream, "sha256").hexdigest()
 
 
-def _first_line(error: BaseException) -> str:
+def first_line(error: BaseException) -> str:
+    """What an error says, in one line without its full stop."""
     return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")

@@ -8,7 +8,7 @@ import tempfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 import pytest
@@ -331,14 +331,14 @@ def test_damaged_checkpoints_are_not_resumed_from(tmp_path: Path, monkeypatch: p
     for path, name in ((damaged[2], "model.safetensors"), (damaged[3], "state.pt")):
         (path / name).write_bytes(saved_files()[name][:-1])
     assert resumable(tmp_path) == whole
-    read_bytes = Path.read_bytes
+    real = Path.open
 
-    def broken_disk(self: Path) -> bytes:
-        if self.parent == whole:
+    def broken_disk(self: Path, mode: str = "r", *args: Any, **kwargs: Any) -> IO[Any]:
+        if self.parent == whole and mode == "rb":
             raise OSError(errno.EIO, "Input/output error")
-        return read_bytes(self)
+        return real(self, mode, *args, **kwargs)
 
-    monkeypatch.setattr(Path, "read_bytes", broken_disk)
+    monkeypatch.setattr(Path, "open", broken_disk)
     told = r"step_00000005/state.pt is damaged.*04/model.*03/config.json is damaged.*02 has no state.pt.*01.*Input/output"
     with refused(f"cannot be resumed.*{told}.*Start anew with overwrite=true"):
         resumable(tmp_path)
