@@ -1,9 +1,5 @@
 """ImageClassifier: a small convolutional network whose features judge images of small data sets, and its training."""
 
-import hashlib
-import json
-import os
-import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -17,13 +13,13 @@ from torch import Tensor, nn
 from torch.nn import functional
 from tqdm import tqdm
 
-from drifting_policy.atomic import replace_folder, write_json
+from drifting_policy.checkpoint import WEIGHTS, first_line, read_config, ready, verify, write_checkpoint
 from drifting_policy.imagenet.images import ImageSet
 from drifting_policy.training.batches import mix
 from drifting_policy.training.optim import learning_rate_factor, make_optimizer
 from drifting_policy.types import CheckpointError, ConfigError
 
-WEIGHTS, ABOUT = "classifier.safetensors", "classifier.json"
+KIND = "classifier"  # under which a checkpoint keeps the recipe
 LARGEST = 64  # pixels in height or width; larger images need an extractor that was trained on many
 BATCH = 128  # images of one evaluation; features must not depend on what is evaluated together
 
@@ -172,46 +168,34 @@ def save_classifier(path: Path, model: ImageClassifier, *, options: ClassifierOp
     Raises:
         CheckpointError: the file system refuses.
     """
-    draft = path.with_name(f".{path.name}.{os.getpid()}.draft")
-    try:
-        draft.mkdir(parents=True)
+    config = {KIND: model.recipe, "options": asdict(options), "test_accuracy": accuracy, "test_images": count}
+
+    def write(draft: Path) -> None:
         save_file({name: value.contiguous() for name, value in model.state_dict().items()}, draft / WEIGHTS)
-        about = {"recipe": model.recipe, "options": asdict(options), "test_accuracy": accuracy, "test_images": count}
-        write_json(draft / ABOUT, about | {"sha256": _sha256(draft / WEIGHTS)})
-        replace_folder(draft, path)
-    except (OSError, SafetensorError) as error:
-        raise CheckpointError(f"The classifier {path} could not be written ({error}); free some space.") from error
-    finally:
-        shutil.rmtree(draft, ignore_errors=True)
-    return path
+
+    return write_checkpoint(path, config=config, write=write)
 
 
 def load_classifier(path: Path, *, device: str | torch.device = "cpu") -> tuple[ImageClassifier, dict[str, Any]]:
     """The classifier in the folder `path`, and what is written about it.
 
     Raises:
-        CheckpointError: it is missing or damaged.
+        CheckpointError: it is missing, damaged, or something else.
+        ConfigError: PyTorch cannot use the device.
     """
+    config = read_config(path)
+    if KIND not in config:
+        raise CheckpointError(f"{path} holds another network than a classifier.")
+    verify(path, config, WEIGHTS)
     try:
-        about = json.loads((path / ABOUT).read_text())
-        if about["sha256"] != _sha256(path / WEIGHTS):
-            raise CheckpointError(f"{path / WEIGHTS} is damaged: its checksum is not the one in {ABOUT}. Train another one.")
-        model = ImageClassifier(**about["recipe"])
+        model = ImageClassifier(**config[KIND])
         model.load_state_dict(load_file(path / WEIGHTS), strict=True)
-    except FileNotFoundError as error:
-        raise CheckpointError(f"There is no classifier at {path}: it has no {Path(str(error.filename)).name}.") from error
-    except CheckpointError:
-        raise
-    except (OSError, KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
-        raise CheckpointError(f"{path} does not hold a classifier of this version ({error}).") from error
-    return model.to(device).requires_grad_(False).eval(), about
+    except (TypeError, ValueError, RuntimeError, SafetensorError) as error:
+        raise CheckpointError(f"{path} does not describe a classifier of this version: {first_line(error)}.") from error
+    return ready(model, device=device), config
 
 
 def _convolution(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:
     """A convolution, a batch norm and a ReLU."""
     layer = nn.Conv2d(inputs, outputs, kernel, stride=stride, padding=1, bias=False)
     return nn.Sequential(layer, nn.BatchNorm2d(outputs), nn.ReLU())
-
-
-def _sha256(file: Path) -> str:
-    return hashlib.sha256(file.read_bytes()).hexdigest()

@@ -13,6 +13,7 @@ from jaxtyping import Float, UInt8
 from torch import Tensor, nn
 from torch.nn import functional
 
+from drifting_policy.checkpoint import file_sha256, first_line
 from drifting_policy.imagenet.classifier import ImageClassifier, load_classifier
 from drifting_policy.types import ConfigError, MissingPackage
 
@@ -128,7 +129,7 @@ class Dinov2Extractor(Extractor):
             self.model = AutoModel.from_pretrained(place, config=config, use_safetensors=True).to(device).eval()
         except (OSError, ValueError, RuntimeError) as error:
             raise ConfigError(
-                f"The model '{place}' cannot be loaded ({_first_line(error)}). Download it where there is a network, and give "
+                f"The model '{place}' cannot be loaded ({first_line(error)}). Download it where there is a network, and give "
                 "its folder: extractor=dinov2:FOLDER."
             ) from error
         if config.model_type not in ("dinov2", "dinov2_with_registers"):
@@ -179,7 +180,7 @@ def inception_weights() -> Path:
             torch.hub.download_url_to_file(INCEPTION_URL, str(file), hash_prefix=INCEPTION_SHA256)
         except (OSError, RuntimeError) as error:
             raise ConfigError(
-                f"The weights of the Inception network cannot be downloaded ({_first_line(error)}). Fetch {INCEPTION_URL} "
+                f"The weights of the Inception network cannot be downloaded ({first_line(error)}). Fetch {INCEPTION_URL} "
                 "where there is a network, and give extractor=inception:FILE."
             ) from error
     return file
@@ -214,7 +215,7 @@ def _inception_class() -> Any:
     try:
         from torchmetrics.image.fid import NoTrainInceptionV3
     except (ImportError, RuntimeError) as error:  # RuntimeError: a torchvision of another PyTorch
-        raise MissingPackage(f"{needed} ({_first_line(error)}).") from error
+        raise MissingPackage(f"{needed} ({first_line(error)}).") from error
     return NoTrainInceptionV3
 
 
@@ -222,12 +223,8 @@ def _checked_weights(file: Path) -> str:
     """The checksum of a file of weights that holds tensors alone: torch-fidelity itself would run whatever is in it."""
     try:
         torch.load(file, map_location="cpu", weights_only=True, mmap=False)
-        return hashlib.sha256(file.read_bytes()).hexdigest()
+        return file_sha256(file)
     except pickle.UnpicklingError as error:
         raise ConfigError(f"{file} holds more than tensors. Do not use it.") from error
     except (OSError, RuntimeError, EOFError) as error:
-        raise ConfigError(f"The weights {file} cannot be read ({_first_line(error)}).") from error
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error).strip().splitlines() or [type(error).__name__])[0].rstrip(".")
+        raise ConfigError(f"The weights {file} cannot be read ({first_line(error)}).") from error

@@ -1,14 +1,14 @@
 """The own classifier: what it learns, that it does so again, and that damaged files are refused."""
 
-import json
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
 import torch
+from safetensors.torch import save_file
 
-from drifting_policy.imagenet import classifier
+from drifting_policy.checkpoint import WEIGHTS, write_checkpoint
 from drifting_policy.imagenet.classifier import (
     OPTIONS,
     ClassifierOptions,
@@ -92,19 +92,25 @@ def test_a_saved_classifier_comes_back_whole_or_not_at_all(tmp_path: Path) -> No
     assert loaded.class_names == ("lying", "standing")
     assert (about["test_accuracy"], about["test_images"], about["options"]["width"]) == (0.5, 20, 12)
     assert sorted(path.name for path in tmp_path.iterdir()) == ["c"]
-    weights = place / classifier.WEIGHTS
+    weights = place / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     with pytest.raises(CheckpointError, match="damaged"):
         load_classifier(place)
-    weights.unlink()
-    with pytest.raises(CheckpointError, match=r"no classifier\.safetensors"):
-        load_classifier(place)
-    (place / classifier.ABOUT).write_text(json.dumps({"sha256": 1}))
-    with pytest.raises(CheckpointError, match="no classifier"):
-        load_classifier(place)
-    (place / classifier.ABOUT).write_text("{")
+    with pytest.raises(CheckpointError, match="no checkpoint"):
+        load_classifier(tmp_path)
+
+
+def test_another_checkpoint_is_no_classifier(tmp_path: Path) -> None:
+    write_checkpoint(tmp_path / "other", config={"policy": {}}, write=lambda draft: None)
+    with pytest.raises(CheckpointError, match="another network"):
+        load_classifier(tmp_path / "other")
+    write_checkpoint(
+        tmp_path / "newer",
+        config={"classifier": {"surprise": 1}},
+        write=lambda draft: save_file({"x": torch.zeros(1)}, draft / WEIGHTS),
+    )
     with pytest.raises(CheckpointError, match="of this version"):
-        load_classifier(place)
+        load_classifier(tmp_path / "newer")
 
 
 def test_what_it_is_not_made_for_is_refused() -> None:

@@ -204,7 +204,7 @@ def test_unknown_words_are_answered_with_the_known_ones(text: str) -> None:
 
 
 def test_places_that_hold_nothing_are_named(tmp_path: Path) -> None:
-    with pytest.raises(CheckpointError, match="no classifier"):
+    with pytest.raises(CheckpointError, match="no checkpoint"):
         open_extractor(f"classifier:{tmp_path}", device=CPU)
     with pytest.raises(ConfigError, match="no folder"):
         open_extractor(f"dinov2:{tmp_path / 'nothing'}", device=CPU)
