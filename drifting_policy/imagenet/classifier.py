@@ -1,5 +1,7 @@
 """ImageClassifier: a small convolutional network whose features judge images of small data sets, and its training."""
 
+import hashlib
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -193,6 +195,22 @@ def load_classifier(path: Path, *, device: str | torch.device = "cpu") -> tuple[
     except (TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not describe a classifier of this version: {first_line(error)}.") from error
     return ready(model, device=device), config
+
+
+def cached_classifier(training: ImageSet, testing: ImageSet, *, name: str, digest: str, folder: Path, device: torch.device) -> Path:
+    """The classifier of a data set below `folder`, trained at the first call by the options for data of that `name`.
+
+    Raises:
+        CheckpointError: `folder` cannot be written.
+        ConfigError: images that the classifier is not made for.
+    """
+    options = OPTIONS.get(name, ClassifierOptions())
+    key = json.dumps([digest, asdict(options)], sort_keys=True)
+    place = folder / f"classifier_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
+    if not place.is_dir():
+        model = train_classifier(training, options, device=device)
+        save_classifier(place, model, options=options, accuracy=classifier_accuracy(model, testing), count=len(testing))
+    return place
 
 
 def _convolution(inputs: int, outputs: int, *, kernel: int = 3, stride: int = 1) -> nn.Sequential:

@@ -32,6 +32,7 @@ class Extractor(abc.ABC):
     Attributes:
         name: What results carry, so that nobody mixes them up.
         distance: What the Frechet distance of the features is called.
+        score: What the formula of the Inception score gives for its probabilities.
         dim: Numbers of a feature.
         fingerprint: Checksum of the weights.
         class_names: What the probabilities stand for; empty where there are none, or their order is not that of a data set.
@@ -39,6 +40,7 @@ class Extractor(abc.ABC):
 
     name: str
     distance: str
+    score: str
     dim: int
     fingerprint: str
     class_names: tuple[str, ...] = ()
@@ -56,7 +58,7 @@ class Extractor(abc.ABC):
 class ClassifierExtractor(Extractor):
     """The penultimate layer of the own classifier: for small images, where Inception sees little."""
 
-    distance = "feature distance (own classifier)"
+    distance, score = "feature distance (own classifier)", "class score (own classifier)"
 
     def __init__(self, model: ImageClassifier) -> None:
         """Take the features of `model`, on its device."""
@@ -93,6 +95,7 @@ class InceptionExtractor(Extractor):
         self.fingerprint = _checked_weights(file)
         published = self.fingerprint.startswith(INCEPTION_SHA256)
         self.distance = "FID" if published else "Frechet distance (Inception, other weights)"
+        self.score = "Inception score" if published else "class score (Inception, other weights)"
         self.name = "inception" if published else f"inception:{self.fingerprint[:12]}"
         try:
             self.model: Any = network("inception-v3-compat", ["2048"], str(file), antialias=False).to(device)
@@ -136,7 +139,7 @@ class Dinov2Extractor(Extractor):
             raise ConfigError(f"'{place}' is a model of the type {config.model_type}; extractor=dinov2 takes dinov2.")
         self.dim, self.fingerprint = config.hidden_size, weights_digest(self.model)
         self.name = f"dinov2:{self.fingerprint[:12]}"
-        self.distance = f"Frechet distance (DINOv2, {config.hidden_size} numbers)"
+        self.distance, self.score = f"Frechet distance (DINOv2, {config.hidden_size} numbers)", ""
 
     @torch.no_grad()
     def extract(self, images: UInt8[Tensor, "n h w c"]) -> Found:
