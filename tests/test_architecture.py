@@ -319,4 +319,4 @@ def test_every_file_is_named_after_a_thing() -> None:
 @pytest.mark.parametrize("path", [path for path in PACKAGE_FILES if path.stem == "__init__"], ids=lambda path: path.parent.name)
 def test_a_folder_only_gathers_its_names(path: Path) -> None:
     definitions = [node for node in ast.parse(path.read_text()).body if isinstance(node, ast.FunctionDef | ast.ClassDef)]
-    assert path.parent.name == "drifting_policy" or not definitions
+    assert path.parent.name in {"drifting_policy", "imagenet"} or not definitions  # these two import a name when it is used

@@ -47,6 +47,8 @@ def loaded_by(statement: str, *, cwd: Path) -> set[str]:
         ("from drifting_policy import OnnxPolicy", {"numpy"}),
         ("import drifting_policy.rollout.worker, drifting_policy.rollout.environment", {"numpy", "gymnasium"}),
         ("from drifting_policy import load_policy", {"numpy", "torch", "safetensors", "tqdm"}),  # torch brings tqdm
+        ("import drifting_policy.imagenet; dir(drifting_policy.imagenet)", set()),
+        ("from drifting_policy.imagenet import load_encoder, load_generator", {"numpy", "torch", "safetensors", "tqdm"}),
     ],
 )
 def test_imports_load_only_what_they_need(statement: str, allowed: set[str], tmp_path: Path) -> None:
