@@ -197,7 +197,9 @@ def load_classifier(path: Path, *, device: str | torch.device = "cpu") -> tuple[
     return ready(model, device=device), config
 
 
-def cached_classifier(training: ImageSet, testing: ImageSet, *, name: str, digest: str, folder: Path, device: torch.device) -> Path:
+def cached_classifier(
+    training: ImageSet, testing: ImageSet, *, name: str, digest: str, folder: Path, device: torch.device
+) -> Path:
     """The classifier of a data set below `folder`, trained at the first call by the options for data of that `name`.
 
     Raises:

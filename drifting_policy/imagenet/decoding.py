@@ -44,9 +44,11 @@ def check_broken(source: ImageSource, broken: Mapping[int, str]) -> None:
         raise DatasetError(
             f"{source.place}: {len(broken)} of {count} images are broken already ({example}). Copy the data again."
         )
-    label = source.labels[position]
-    if np.count_nonzero(source.labels[list(broken)] == label) == np.count_nonzero(source.labels == label):
-        raise DatasetError(f"{source.place}: no image of the class '{source.class_names[label]}' can be read ({example}).")
+    lost, all_of = (
+        np.bincount(labels, minlength=len(source.class_names)) for labels in (source.labels[[*broken]], source.labels)
+    )
+    if (gone := np.flatnonzero((lost == all_of) & (all_of > 0))).size:
+        raise DatasetError(f"{source.place}: no image of the class '{source.class_names[gone[0]]}' can be read ({example}).")
 
 
 def tell_broken(source: ImageSource, broken: Mapping[int, str]) -> None:

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from drifting_policy import cli
 from drifting_policy.atomic import write_json
+from drifting_policy.checkpoint import resolve
 from drifting_policy.data.image_cache import cache_folder
 from drifting_policy.imagenet.checkpoints import load_generator
 from drifting_policy.imagenet.config import EvaluateConfig, register
@@ -90,8 +91,17 @@ def draw(
     places = sample_places(config.n, classes=generator.classes, shares=shares)
     if shard is None or shard.index is not None:
         decode = choose_decoder(generator, config.vae) if latent and blocks.missing(shard) else to_bytes
-        settings = {"cfg_scale": config.cfg, "seed": config.seed, "batch": config.batch_size, "quiet": quiet}
-        drawn = draw_blocks(generator, blocks, places, shard=shard, decode=decode, **settings)
+        drawn = draw_blocks(
+            generator,
+            blocks,
+            places,
+            shard=shard,
+            decode=decode,
+            cfg_scale=config.cfg,
+            seed=config.seed,
+            batch=config.batch_size,
+            quiet=quiet,
+        )
         if config.shard is not None:
             print(f"  shard {config.shard}   {drawn} samples drawn: {blocks.folder}")
     whole = shard or SampleShard(None, 1)
@@ -107,15 +117,15 @@ def choose_decoder(generator: ImageGenerator, vae: str) -> Callable[[Tensor], Im
 
 def report(config: EvaluateConfig, samples: SampleSet, about: Mapping[str, Any], reference: Reference) -> None:
     """Judge the samples; write and print what is found."""
-    extractor, warnings = reference.extractor, []
+    extractor = reference.extractor
+    warnings: list[str] = []
     features = gather(
         extractor, samples.parts(), count=samples.count, keep=samples.count, probabilities=True, label="features of the samples"
     )
-    labels = samples.labels
-    if labels is not None and extractor.class_names:
-        if samples.class_names not in ((), extractor.class_names) or labels.max() >= len(extractor.class_names):
-            warnings.append("The samples are of other classes than the extractor tells apart: no accuracy is told.")
-            labels = None
+    labels = samples.labels if extractor.class_names else None
+    if labels is not None and not same_classes(samples, extractor.class_names):
+        warnings.append("The samples are of other classes than the extractor tells apart: no accuracy is told.")
+        labels = None
     if extractor.distance == "FID" and reference.about["split"] == "test":
         warnings.append("Published FIDs compare with training images; split=train does.")
     evidence = Evidence(
@@ -124,7 +134,7 @@ def report(config: EvaluateConfig, samples: SampleSet, about: Mapping[str, Any],
         reference=reference.features,
         training=reference.training,
         unseen=reference.unseen,
-        labels=labels if extractor.class_names else None,
+        labels=labels,
         neighbours=config.neighbours,
         warnings=warnings,
     )
@@ -150,11 +160,20 @@ def report(config: EvaluateConfig, samples: SampleSet, about: Mapping[str, Any],
     print_results(results, file)
 
 
+def same_classes(samples: SampleSet, class_names: tuple[str, ...]) -> bool:
+    """Whether the labels of the samples can be those of `class_names`: by their names, or else by their number."""
+    if samples.class_names:
+        return samples.class_names == class_names
+    return samples.labels is not None and samples.labels.min() >= 0 and samples.labels.max() < len(class_names)
+
+
 def results_folder(config: EvaluateConfig) -> Path:
     """Where results and samples lie: beside the checkpoint, where that is a folder here."""
     if config.out:
         return Path(config.out)
     place = Path(config.ckpt or str(config.samples))
+    if config.ckpt and place.is_dir():
+        place = resolve(place)
     name = f"evaluation_cfg{config.cfg:g}_{config.labels}_seed{config.seed}" if config.ckpt else "evaluation"
     if config.ckpt and place.is_dir():
         return place / name

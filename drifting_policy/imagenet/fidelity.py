@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from statistics import NormalDist
 
 import numpy as np
 import torch
@@ -111,6 +112,20 @@ def bootstrap_interval(
     low, high = np.quantile(values - values.mean(), [(1 - confidence) / 2, (1 + confidence) / 2])
     value = statistic(rows)
     return value + float(low), value + float(high)
+
+
+def share_interval(count: int, total: int, *, confidence: float = 0.95) -> tuple[float, float]:
+    """The score interval of a share, `count` of `total` (Wilson 1927), which holds near 0 and 1 as well.
+
+    Raises:
+        ValueError: confidence outside (0, 1), or no such share.
+    """
+    if not (0 < confidence < 1 and 0 <= count <= total and total):
+        raise ValueError(f"A share is a part of a whole, and confidence in (0, 1); got {count} of {total}, {confidence}.")
+    z, share = NormalDist().inv_cdf((1 + confidence) / 2), count / total
+    centre, half = share + z**2 / (2 * total), z * (share * (1 - share) / total + (z / (2 * total)) ** 2) ** 0.5
+    low, high = (centre - half) / (1 + z**2 / total), (centre + half) / (1 + z**2 / total)
+    return (low if count else 0.0), (high if count < total else 1.0)
 
 
 def finite_rows(features: Rows) -> Float64[Tensor, "n e"]:

@@ -13,11 +13,13 @@ from tqdm import tqdm
 
 from drifting_policy.imagenet.decoding import check_broken, decode, tell_broken
 from drifting_policy.imagenet.sources import ImageSource, open_sources
+from drifting_policy.imagenet.store import is_cache, open_split, unfinished
 from drifting_policy.types import ConfigError, DatasetError
 
 SPLITS = ("train", "test")
 KINDS = ("pixels", "latents")
-IN_MEMORY = 4 << 30  # bytes of images that are decoded into memory; more belong into a cache
+IN_MEMORY = 2 << 30  # bytes of images that are held in memory; more belong into a cache, and stay there
+COMMAND = "drifting_policy.imagenet.cache"
 
 
 @runtime_checkable
@@ -135,28 +137,72 @@ def to_bytes(images: Float[Tensor, "b c h w"]) -> UInt8[np.ndarray, "b h w c"]:
     return levels.to(torch.uint8).permute(0, 2, 3, 1).contiguous().cpu().numpy()
 
 
-def open_images(place: str | Path, *, split: str = "train", size: int | None = None) -> ImageSet:
+def open_images(
+    place: str | Path, *, split: str = "train", size: int | None = None, vae: str | None = None, verify: bool = False
+) -> ImageSet:
     """The images of one split at `place`.
 
     Args:
-        place: "cifar10" (below DRIFTING_POLICY_DATA), "digits" (of scikit-learn), a folder of classes or a zip file of one: all
-            of them are decoded into memory.
+        place: A cache; or "cifar10" (below DRIFTING_POLICY_DATA), "digits" (of scikit-learn), a folder of classes or a zip file
+            of one, which are decoded into memory, all of them.
         split: "train" or "test".
-        size: Height and width in pixels that images are cropped and resized to. None: as they are.
+        size: Height and width in pixels that images are cropped and resized to; a cache must have been built with it. None: as
+            they are.
+        vae: Identity of the autoencoder (`latents.vae_identity`) that latents are expected of; None: of any, or pixels.
+        verify: Whether all checksums of a cache are verified, not only some.
 
     Raises:
         ConfigError: an unknown split, or a size that is none.
-        DatasetError: what is there is missing, damaged, too large for the memory, or laid out otherwise.
+        DatasetError: what is there is missing, damaged, not complete, too large for the memory, laid out otherwise, or a cache
+            of another size or autoencoder.
         MissingPackage: the digits need scikit-learn.
     """
     if split not in SPLITS:
         raise ConfigError(f"split must be one of {SPLITS}; got '{split}'.")
     if size is not None and size < 1:
         raise ConfigError(f"size must be at least 1 pixel; got {size}.")
+    path = Path(place)
+    if is_cache(path):
+        return open_cached(path, split, size=size, vae=vae, verify=verify)
+    if not path.exists() and unfinished(path).exists():
+        raise DatasetError(
+            f"The cache {place} is not complete; what there is of it lies in {unfinished(path)}. Run the command that makes it "
+            "again: it goes on where it stopped."
+        )
+    if vae is not None:
+        raise DatasetError(
+            f"{place} holds no latents; build a cache of them with python -m {COMMAND} src={place} dst=FOLDER vae=..."
+        )
     with open_sources(place) as sources:
         if split not in sources:
             raise DatasetError(f"{place} has no images of the split '{split}', only of {sorted(sources)}.")
         return decode_all(sources[split], size)
+
+
+def open_cached(place: Path, split: str, *, size: int | None, vae: str | None, verify: bool) -> ImageSet:
+    """One split of the cache at `place`, in memory if it is small; arguments and errors as in `open_images`."""
+    manifest, stored = open_split(place, split, verify=verify)
+    recipe = manifest.recipe
+    if size not in (None, recipe.size):
+        raise DatasetError(f"The cache {place} was built with size={recipe.size}; for size={size} build another one.")
+    if vae is not None and vae != recipe.vae:
+        made = f"latents of the autoencoder {manifest.vae_name} ({recipe.vae[:12]}...)" if recipe.vae else "pixels"
+        raise DatasetError(
+            f"The cache {place} holds {made}; expected are latents of the autoencoder with the checksum {vae[:12]}.... Build "
+            f"them with python -m {COMMAND} src={manifest.place} dst=FOLDER size={recipe.size} vae=..."
+        )
+    arrays: dict[str, ImageArray] = {
+        name: array[:] if len(array) * array.row_bytes <= IN_MEMORY else array for name, array in stored.items()
+    }
+    return ImageSet(
+        images=arrays[recipe.kind],
+        labels=stored["labels"][:],
+        class_names=tuple(manifest.class_names),
+        kind=recipe.kind,
+        mirrored=arrays.get("mirrored"),
+        vae=recipe.vae,
+        skipped=tuple(manifest.skipped),
+    )
 
 
 def decode_all(source: ImageSource, size: int | None) -> ImageSet:
@@ -198,6 +244,6 @@ def _room(count: int, shape: tuple[int, ...], place: str) -> np.ndarray:
     if count * int(np.prod(shape)) > IN_MEMORY:
         raise DatasetError(
             f"{place}: {count} images of {shape[0]}x{shape[1]} pixels are too many for the memory; make a cache first: "
-            f"python -m drifting_policy.imagenet.cache src={place} dst=FOLDER size={shape[0]}."
+            f"python -m {COMMAND} src={place} dst=FOLDER size={shape[0]}."
         )
     return np.empty((count, *shape), np.uint8)

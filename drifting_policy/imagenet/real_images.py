@@ -1,5 +1,7 @@
 """RealImages: what samples are compared with, as features: a data set and its two splits, or published statistics."""
 
+import hashlib
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,7 +12,10 @@ import torch
 from drifting_policy.imagenet.classifier import cached_classifier
 from drifting_policy.imagenet.extractors import Extractor, open_extractor
 from drifting_policy.imagenet.feature_sets import FeatureSet, cached_features, image_digest, read_statistics
-from drifting_policy.imagenet.images import ImageSet, open_images
+from drifting_policy.imagenet.images import SPLITS, ImageSet, open_images
+from drifting_policy.imagenet.manifest import MANIFEST, read_manifest
+from drifting_policy.imagenet.sources import open_sources
+from drifting_policy.imagenet.store import is_cache
 from drifting_policy.types import ConfigError, DatasetError
 
 OWN = "classifier"  # the extractor that is trained on the data itself
@@ -40,12 +45,8 @@ class RealImages:
         """
         if place.endswith(".npz"):
             return RealImages(place, {})
-        splits = {split: open_images(place, split=split, size=size)}
-        other = "train" if split == "test" else "test"
-        try:
-            splits[other] = open_images(place, split=other, size=size)
-        except DatasetError:  # it has one split alone; what needs both is left out, with a sentence
-            pass
+        others = [name for name in present_splits(place) if name != split]
+        splits = {name: open_images(place, split=name, size=size) for name in (split, *others)}
         for images in splits.values():
             if images.kind != "pixels":
                 raise DatasetError(f"{place} holds latents, which cannot be judged; give the images that they were made of.")
@@ -66,6 +67,25 @@ class RealImages:
             raise ConfigError(f"labels=data needs a training split, which {self.place} does not have; choose labels=balanced.")
         images = self.splits["train"]
         return torch.bincount(torch.from_numpy(images.labels), minlength=len(images.class_names)).tolist()
+
+
+def present_splits(place: str) -> list[str]:
+    """Which of the splits "train" and "test" there are at `place`.
+
+    Raises:
+        DatasetError: there is nothing, or it is damaged.
+    """
+    if is_cache(Path(place)):
+        return [split for split in SPLITS if (Path(place) / split / MANIFEST).is_file()]
+    with open_sources(place) as sources:
+        return list(sources)
+
+
+def split_digest(place: str, split: str, images: ImageSet) -> str:
+    """Checksum of the images of one split: that of a cache from its manifest, any other from all pixels."""
+    if is_cache(Path(place)):
+        return hashlib.sha256(json.dumps(read_manifest(Path(place) / split).sha256, sort_keys=True).encode()).hexdigest()
+    return image_digest(images)
 
 
 @final
@@ -104,13 +124,14 @@ def open_reference(real: RealImages, extractor: str, *, split: str, folder: Path
         if (dim := len(features.statistics.mean)) != found.dim:
             raise DatasetError(f"{real.place} has statistics of {dim} numbers; {found.name} finds {found.dim}.")
         return Reference(found, features, None, None, {"data": real.place, "split": None, "n": None})
-    digests = {name: image_digest(images) for name, images in real.splits.items()}
+    digests = {name: split_digest(real.place, name, images) for name, images in real.splits.items()}
     if extractor == OWN:
         if set(real.splits) != {"train", "test"}:
             raise ConfigError(f"extractor={OWN} needs a training and a test split, which {real.place} does not have both.")
-        training, testing = real.splits["train"], real.splits["test"]
-        options = {"name": real.place, "digest": digests["train"], "folder": folder, "device": device}
-        extractor = f"{OWN}:{cached_classifier(training, testing, **options)}"
+        trained = cached_classifier(
+            real.splits["train"], real.splits["test"], name=real.place, digest=digests["train"], folder=folder, device=device
+        )
+        extractor = f"{OWN}:{trained}"
     found = open_extractor(extractor, device=device)
     sets = {
         name: cached_features(

@@ -1,16 +1,23 @@
 """Scores: what features tell about samples, each number with its interval, and a sentence wherever one is to be doubted."""
 
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, final
 
 import numpy as np
 import torch
-from jaxtyping import Int64
+from jaxtyping import Bool, Float, Int64
 from torch import Tensor
 
 from drifting_policy.imagenet.extractors import Extractor
 from drifting_policy.imagenet.feature_sets import FeatureSet
-from drifting_policy.imagenet.fidelity import FeatureStatistics, bootstrap_interval, frechet_distance, inception_score
+from drifting_policy.imagenet.fidelity import (
+    FeatureStatistics,
+    bootstrap_interval,
+    frechet_distance,
+    inception_score,
+    share_interval,
+)
 from drifting_policy.imagenet.neighbours import COVERAGE_K, PRECISION_K, closer_share, compare_manifolds, nearest
 
 CONFIDENCE = 0.95
@@ -79,11 +86,10 @@ def distance(evidence: Evidence) -> dict[str, Metric]:
     if extractor.distance == "FID" and samples.count != PUBLISHED_SAMPLES:
         evidence.warnings.append(f"Published FIDs are those of {PUBLISHED_SAMPLES} samples; one of {samples.count} is another.")
     target = reference.statistics
-    value = frechet_distance(samples.statistics, target)
-    metric: Metric = {"name": extractor.distance, "value": value}
+    metric: Metric = {"name": extractor.distance, "value": frechet_distance(samples.statistics, target), "n": samples.count}
     cost = len(samples.features) * extractor.dim**2
     if len(samples.features) == samples.count and cost <= CHEAP:
-        metric |= interval(lambda rows: frechet_distance(FeatureStatistics.of(rows), target), samples.features, resamples=100)
+        metric |= resampled(lambda rows: frechet_distance(FeatureStatistics.of(rows), target), samples.features, resamples=100)
     seen, unseen = (side.statistics if side is not None else None for side in (evidence.training, evidence.unseen))
     if seen is not None and unseen is not None:
         metric["between_training_and_unseen_images"] = frechet_distance(seen, unseen)
@@ -119,7 +125,11 @@ def manifold_metrics(evidence: Evidence) -> dict[str, Metric]:
     return {
         "precision": {"name": "precision", **share(found.precision), "k": PRECISION_K},
         "recall": {"name": "recall", **share(found.recall), "k": PRECISION_K},
-        "density": {"name": "density", **share(found.density), "k": COVERAGE_K},
+        "density": {
+            "name": "density",
+            **resampled(lambda rows: float(rows.mean()), found.density[:, None], resamples=1000),
+            "k": COVERAGE_K,
+        },
         "coverage": {"name": "coverage", **share(found.coverage), "k": COVERAGE_K},
     }
 
@@ -145,16 +155,18 @@ def copying(evidence: Evidence) -> dict[str, Metric]:
     }
 
 
-def share(values: Tensor) -> Metric:
-    """The mean of `values` with its interval, and their number."""
-    rows = values.double()[:, None]
-    return {"value": float(rows.mean()), **interval(lambda drawn: float(drawn.mean()), rows), "n": len(rows)}
+def share(values: Bool[Tensor, " n"]) -> Metric:
+    """The share of true values with its interval, and their number."""
+    low, high = share_interval(int(values.sum()), len(values), confidence=CONFIDENCE)
+    value = float(values.double().mean())
+    return {"value": value, "low": low, "high": high, "confidence": CONFIDENCE, "method": "Wilson", "n": len(values)}
 
 
-def interval(statistic: Any, rows: Tensor, *, resamples: int = 200) -> Metric:
-    """The bootstrap interval over samples, as it stands in results."""
+def resampled(statistic: Callable[[Tensor], float], rows: Float[Tensor, "n e"], *, resamples: int) -> Metric:
+    """`statistic` of `rows` with its bootstrap interval over samples."""
     low, high = bootstrap_interval(statistic, rows, confidence=CONFIDENCE, resamples=resamples)
-    return {"low": low, "high": high, "confidence": CONFIDENCE, "method": f"bootstrap, {resamples} resamples"}
+    method = f"bootstrap, {resamples} resamples"
+    return {"value": statistic(rows), "low": low, "high": high, "confidence": CONFIDENCE, "method": method, "n": len(rows)}
 
 
 def thinned(features: Tensor, count: int) -> Tensor:

@@ -26,6 +26,7 @@ DEEPEST = 4  # folders and file in the longest path that is understood: any/trai
 FILE_LIMIT = 1 << 28  # bytes of one image file, packed or not
 CIFAR10 = "cifar10/cifar10_jpeg_20k_10k.zip"  # below DRIFTING_POLICY_DATA
 DIGITS_TEST = 500  # of the 1,797 digits
+NATIVE_SIZES = {"cifar10": 32, "digits": 8}  # pixels
 # What a damaged, encrypted or exotic zip file raises.
 UNREADABLE = (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError, OSError, ValueError, struct.error, OverflowError)
 
@@ -213,8 +214,11 @@ def arrange(names: Iterable[str], place: str) -> dict[str, list[tuple[str, str]]
     folders = {path[0] for path, _ in inner}
     if {"test", "val"} <= folders:
         folders.remove("val")  # the test split is what the results are about
-    found = {folder: [(path[1], name) for path, name in inner if path[0] == folder] for folder in sorted(folders)}
-    return {SPLIT_FOLDERS[folder]: members for folder, members in found.items()}
+    return {
+        split: [(path[1], name) for path, name in inner if path[0] == folder]
+        for folder, split in SPLIT_FOLDERS.items()
+        if folder in folders
+    }
 
 
 def _tree_source(
