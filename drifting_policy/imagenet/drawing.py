@@ -15,13 +15,13 @@ from drifting_policy.imagenet.sampling import draw_images
 GOLDEN = (5**0.5 - 1) / 2  # its multiples, modulo 1, lie evenly in [0, 1) however many they are
 
 
-def sample_places(count: int, *, classes: int, shares: Sequence[float] | None = None) -> list[tuple[int, int]]:
+def sample_places(count: int, *, classes: int, shares: Sequence[int] | None = None) -> list[tuple[int, int]]:
     """Class and number within the class of the first `count` samples; those of a larger count begin alike.
 
     Args:
         count: Number of samples.
         classes: Number of classes; they take turns.
-        shares: How many samples each class gets instead, up to a factor.
+        shares: In which proportions they come instead.
     """
     index = np.arange(count)
     if shares is None:

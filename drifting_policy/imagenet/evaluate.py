@@ -50,7 +50,7 @@ def run(config: EvaluateConfig) -> int:
     reference = None
     with ranks.together():
         if judging and real is not None:  # before hours of drawing, for a package may be missing
-            folder = cache_folder().parent / "imagenet"
+            folder = cache_folder() / "features"
             reference = open_reference(real, config.extractor, split=config.split, folder=folder, device=device)
         if config.samples:
             samples, about = read_samples(Path(config.samples)), {"samples": config.samples}

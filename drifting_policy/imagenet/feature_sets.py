@@ -5,6 +5,7 @@ import json
 import os
 import zipfile
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import final
@@ -23,7 +24,7 @@ from drifting_policy.types import DatasetError
 BATCH = 64  # images that an extractor sees at a time, wherever they come from
 LAYOUT = 1  # of the files; another one never reads as this
 
-Images = UInt8[np.ndarray, "n h w c"]
+Images = UInt8[np.ndarray, "_ h w c"]  # parts of a set differ in length
 
 
 @final
@@ -121,7 +122,7 @@ def read_statistics(file: Path) -> FeatureSet:
         DatasetError: the file is missing, damaged, or holds something else.
     """
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             mean, covariance = (torch.from_numpy(np.asarray(arrays[name], np.float64)) for name in ("mu", "sigma"))
     except KeyError as error:
         raise DatasetError(f"{file} is no file of reference statistics: it lacks the array {error}.") from error
@@ -148,7 +149,7 @@ def _batches(parts: Iterable[Images]) -> Iterator[Images]:
 
 def _read(file: Path) -> FeatureSet | None:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             mean, covariance, features = (torch.from_numpy(arrays[name]) for name in ("mu", "sigma", "features"))
             count = int(arrays["count"])
     except (OSError, ValueError, KeyError, EOFError, zipfile.BadZipFile):
@@ -170,4 +171,5 @@ def _write(file: Path, found: FeatureSet) -> None:
             f"The features {file} could not be written ({error}); set DRIFTING_POLICY_CACHE elsewhere."
         ) from error
     finally:
-        draft.unlink(missing_ok=True)
+        with suppress(OSError):
+            draft.unlink(missing_ok=True)

@@ -4,6 +4,7 @@ import json
 import os
 import re
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, final
@@ -103,7 +104,8 @@ class SampleBlocks:
         except OSError as error:
             raise ConfigError(f"The samples {file} could not be written ({error}); free some space.") from error
         finally:
-            draft.unlink(missing_ok=True)
+            with suppress(OSError):
+                draft.unlink(missing_ok=True)
 
     def read(self, block: int) -> UInt8[np.ndarray, "n h w c"] | None:
         """The images of a block, mapped from the file; None where they are not whole."""

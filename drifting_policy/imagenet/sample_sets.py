@@ -61,7 +61,7 @@ def read_samples(place: Path) -> SampleSet:
 
 def _from_arrays(file: Path) -> SampleSet:
     try:
-        with np.load(file, allow_pickle=False) as arrays:
+        with file.open("rb") as stream, np.load(stream, allow_pickle=False) as arrays:
             names = [next((name for name in known if name in arrays), None) for known in (IMAGES, LABELS)]
             images, labels = (None if name is None else arrays[name] for name in names)
     except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
