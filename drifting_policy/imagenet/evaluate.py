@@ -164,7 +164,7 @@ def same_classes(samples: SampleSet, class_names: tuple[str, ...]) -> bool:
     """Whether the labels of the samples can be those of `class_names`: by their names, or else by their number."""
     if samples.class_names:
         return samples.class_names == class_names
-    return samples.labels is not None and samples.labels.min() >= 0 and samples.labels.max() < len(class_names)
+    return samples.labels is not None and bool(samples.labels.min() >= 0 and samples.labels.max() < len(class_names))
 
 
 def results_folder(config: EvaluateConfig) -> Path:
