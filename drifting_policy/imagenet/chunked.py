@@ -2,6 +2,7 @@
 
 import hashlib
 import json
+import os
 from itertools import pairwise
 from pathlib import Path
 from typing import Any, final
@@ -83,7 +84,10 @@ class ChunkedArray:
         file = self.chunk_file(index)
         draft = file.with_name(f".{file.name}.draft")
         file.parent.mkdir(parents=True, exist_ok=True)
-        draft.write_bytes(values.data)
+        with draft.open("wb") as opened:
+            opened.write(values.data)
+            opened.flush()
+            os.fsync(opened.fileno())  # what is logged as written must survive a loss of power
         draft.replace(file)
         return hashlib.sha256(values.data).hexdigest()
 

@@ -12,6 +12,32 @@ LABELS = ("balanced", "data")  # of samples: classes take turns, or are as frequ
 
 
 @dataclass
+class CacheConfig:
+    """Everything that `python -m drifting_policy.imagenet.cache` accepts."""
+
+    src: str = ""
+    dst: str = ""
+    size: int | None = None
+    vae: str | None = None
+    flips: bool = True
+    dtype: str = "float32"
+    batch_size: int = 32
+    chunk: int = 256
+    seed: int = 0
+    device: str = "cpu"
+    verify: bool = False
+
+    def __post_init__(self) -> None:
+        for name in ("batch_size", "chunk"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if self.size is not None and self.size < 1:
+            raise ConfigError(f"size must be at least 1 pixel; got {self.size}.")
+        if self.dtype not in LATENT_TYPES:
+            raise ConfigError(f"dtype must be one of {LATENT_TYPES}; got '{self.dtype}'.")
+
+
+@dataclass
 class ConvertConfig:
     """Everything that `python -m drifting_policy.imagenet.convert` accepts."""
 
@@ -51,32 +77,6 @@ class SampleConfig:
 
 
 @dataclass
-class CacheConfig:
-    """Everything that `python -m drifting_policy.imagenet.cache` accepts."""
-
-    src: str = ""
-    dst: str = ""
-    size: int | None = None
-    vae: str | None = None
-    flips: bool = True
-    dtype: str = "float32"
-    batch_size: int = 32
-    chunk: int = 256
-    seed: int = 0
-    device: str = "cpu"
-    verify: bool = False
-
-    def __post_init__(self) -> None:
-        for name in ("batch_size", "chunk"):
-            if getattr(self, name) < 1:
-                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}.")
-        if self.size is not None and self.size < 1:
-            raise ConfigError(f"size must be at least 1 pixel; got {self.size}.")
-        if self.dtype not in LATENT_TYPES:
-            raise ConfigError(f"dtype must be one of {LATENT_TYPES}; got '{self.dtype}'.")
-
-
-@dataclass
 class EvaluateConfig:
     """Everything that `python -m drifting_policy.imagenet.evaluate` accepts."""
 
@@ -110,12 +110,7 @@ class EvaluateConfig:
             raise ConfigError(f"seed must be at least 0; got {self.seed}.")
 
 
-COMMANDS: dict[str, type] = {
-    "cache": CacheConfig,
-    "convert": ConvertConfig,
-    "evaluate": EvaluateConfig,
-    "sample": SampleConfig,
-}
+COMMANDS: dict[str, type] = {"cache": CacheConfig, "convert": ConvertConfig, "sample": SampleConfig}
 
 
 def register() -> None:

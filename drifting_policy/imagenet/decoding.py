@@ -2,6 +2,7 @@
 
 import os
 import sys
+from collections import deque
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
 
@@ -24,10 +25,15 @@ def decode(source: ImageSource, size: int | None, *, start: int = 0) -> Iterator
         except BrokenImage as error:
             return str(error)
 
+    ahead: deque[Iterator[tuple[int, np.ndarray | str]]] = deque()
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:  # Pillow decodes outside the interpreter's lock
         for first in range(start, len(source.names), BLOCK):
             positions = range(first, min(first + BLOCK, len(source.names)))
-            yield from zip(positions, pool.map(one, positions), strict=True)
+            ahead.append(zip(positions, pool.map(one, positions), strict=True))
+            if len(ahead) > 1:  # the pool decodes the next block while the caller is busy with this one
+                yield from ahead.popleft()
+        for block in ahead:
+            yield from block
 
 
 def check_broken(source: ImageSource, broken: Mapping[int, str]) -> None:

@@ -2,7 +2,6 @@
 
 from collections.abc import Callable, Mapping, Sequence
 
-import torch
 from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor
@@ -21,8 +20,8 @@ def map_features(name: str, maps: Float[Tensor, "b e h w"], *, cells: Sequence[i
     map. Means and standard deviations are float32.
     """
     height, width = maps.shape[2:]
-    moments = {cell: cell_moments(maps, cell, cell) for cell in cells if not (height % cell or width % cell)}
-    mean, deviation = cell_moments(maps, height, width)
+    moments = {cell: cell_moments(maps, cell) for cell in cells if not (height % cell or width % cell)}
+    mean, deviation = map_moments(maps)
     found = {name: positions(maps), f"{name}_mean": mean, f"{name}_std": deviation}
     found |= {f"{name}_mean_{cell}": mean for cell, (mean, _) in moments.items()}
     return found | {f"{name}_std_{cell}": deviation for cell, (_, deviation) in moments.items()}
@@ -33,16 +32,28 @@ def positions(maps: Float[Tensor, "b e h w"]) -> Float[Tensor, "b s e"]:
     return maps.flatten(2).mT
 
 
-def cell_moments(
-    maps: Float[Tensor, "b e h w"], height: int, width: int
-) -> tuple[Float[Tensor, "b s e"], Float[Tensor, "b s e"]]:
-    """Mean and standard deviation of cells of `height` by `width` positions, which must divide the map; float32.
+def map_moments(maps: Float[Tensor, "b e h w"]) -> tuple[Float[Tensor, "b 1 e"], Float[Tensor, "b 1 e"]]:
+    """Mean and standard deviation over all positions; see `moments`."""
+    mean, deviation = moments(maps.flatten(2), dim=2)
+    return mean[:, None], deviation[:, None]
 
-    The deviation is sqrt(variance + 1e-6), of a variance that divides by the number of positions.
+
+def cell_moments(maps: Float[Tensor, "b e h w"], cell: int) -> tuple[Float[Tensor, "b s e"], Float[Tensor, "b s e"]]:
+    """Mean and standard deviation over squares of `cell` by `cell` positions, which must divide the map; see `moments`."""
+    # The positions of a cell stand on the first axis: sums over short inner axes take many times as long.
+    mean, deviation = moments(rearrange(maps, "b e (r p) (s q) -> (p q) b e r s", p=cell, q=cell), dim=0)
+    return positions(mean), positions(deviation)
+
+
+def moments(values: Float[Tensor, "..."], *, dim: int) -> tuple[Float[Tensor, "..."], Float[Tensor, "..."]]:
+    """Mean and standard deviation over the axis `dim`, float32.
+
+    The deviation is sqrt(variance + 1e-6), of a variance that divides by the number of values.
     """
-    cells = rearrange(maps.float(), "b e (r p) (s q) -> b e r p s q", p=height, q=width)
-    variance, mean = torch.var_mean(cells, dim=(3, 5), correction=0)
-    return positions(mean), positions((variance + EPSILON).sqrt())
+    wide = values.float()
+    mean = wide.mean(dim, keepdim=True)
+    variance = (wide - mean).square().mean(dim)
+    return mean.squeeze(dim), (variance + EPSILON).sqrt()
 
 
 def root_mean_square(maps: Float[Tensor, "b e h w"]) -> Float[Tensor, "b 1 e"]:

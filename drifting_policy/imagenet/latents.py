@@ -52,8 +52,12 @@ def load_vae(name: str | Path, device: torch.device | str = "cpu") -> Any:
 
 
 def vae_identity(vae: Any) -> str:
-    """Checksum of the configuration and the weights of an autoencoder: what tells whether latents are its own."""
-    config = {key: value for key, value in vae.config.items() if not key.startswith("_")}
+    """Checksum of the configuration and the weights of an autoencoder: what tells whether latents are its own.
+
+    Settings that its file does not name are left out, for another version of diffusers may know more of them.
+    """
+    unnamed = {*vae.config.get("_use_default_values", ())}
+    config = {key: value for key, value in vae.config.items() if not key.startswith("_") and key not in unnamed}
     digest = hashlib.sha256(json.dumps(config, sort_keys=True).encode())
     for name, value in sorted(vae.state_dict().items()):
         digest.update(f"{name} {tuple(value.shape)}".encode())

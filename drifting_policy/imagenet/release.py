@@ -185,7 +185,7 @@ def copy_weights(
     """Copy released parameters into those of `module` that `names` tells, one after another in the order of `released`.
 
     Raises:
-        CheckpointError: a parameter that is missing, of another shape, or unknown, unless its name begins like one of `ignored`.
+        CheckpointError: a parameter that is missing, of another shape, or unknown and not named like one of `ignored`.
     """
     used = [theirs for theirs in released if not theirs.startswith(ignored)]
     if set(used) != set(names):

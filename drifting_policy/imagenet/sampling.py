@@ -20,7 +20,6 @@ def draw_noise(
     return torch.randn(generator.image_shape, generator=source), generator.draw_style(1, source)[0]
 
 
-@torch.no_grad()
 def draw_images(
     generator: ImageGenerator, places: Sequence[tuple[int, int]], *, cfg_scale: float, seed: int, batch: int
 ) -> Iterator[Float[Tensor, "b out h w"]]:
@@ -37,9 +36,9 @@ def draw_images(
         drawn = [draw_noise(generator, seed=seed, label=label, index=index) for label, index in part]
         noise, style = (torch.stack(values).to(device) for values in zip(*drawn, strict=True))
         labels = torch.tensor([label for label, _ in part], device=device)
-        images = generator(
-            noise, labels=labels, cfg_scale=torch.full((len(part),), float(cfg_scale), device=device), style=style
-        )
+        scales = torch.full((len(part),), float(cfg_scale), device=device)
+        with torch.no_grad():
+            images = generator(noise, labels=labels, cfg_scale=scales, style=style)
         if not images.isfinite().all():
             raise CheckpointError("The generator draws NaN or infinity; its weights are of no use. Take another checkpoint.")
         yield images

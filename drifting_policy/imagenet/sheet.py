@@ -38,7 +38,8 @@ def write_sheet(file: str | Path, images: UInt8[np.ndarray, "n h w c"], *, colum
     except OSError as error:
         raise ConfigError(f"The sheet {target} could not be written ({error.strerror or error}).") from error
     finally:
-        draft.unlink(missing_ok=True)
+        if draft.exists():
+            draft.unlink()
     return target
 
 

@@ -17,7 +17,6 @@ from drifting_policy.imagenet.sources import ImageSource
 from drifting_policy.types import DatasetError
 
 PROGRESS, NAMES = "progress.jsonl", "names.json"
-REBUILD = "remove the cache {} and build it again."
 SAMPLED = 4  # chunks of each array whose checksums are verified whenever a cache is opened
 Encode = Callable[[np.ndarray, Sequence[int]], Mapping[str, np.ndarray]]
 
@@ -108,8 +107,9 @@ def _write_chunks(folder: Path, source: ImageSource, recipe: Recipe, encode: Enc
             if block.images:
                 values = encode(np.stack(block.images), block.positions)
                 sha256 = {name: array.write_chunk(len(progress.chunks), values[name]) for name, array in arrays.items()}
+                line = {"chunk": len(progress.chunks), "next": block.end, "sha256": sha256, "broken": block.broken}
                 progress.chunks.append(sha256)
-                log.write(json.dumps({"next": block.end, "sha256": sha256, "broken": block.broken}) + "\n")
+                log.write(json.dumps(line) + "\n")
                 log.flush()
             bar.update(block.end - progress.next)
             progress.next = block.end
@@ -135,19 +135,22 @@ def _blocks(source: ImageSource, recipe: Recipe, *, start: int) -> Iterator[Bloc
 def _read_progress(folder: Path, recipe: Recipe) -> Progress:
     """What is written already; the log loses what lies behind the last whole chunk."""
     arrays, progress, log = recipe.arrays(folder, recipe.images), Progress(), folder / PROGRESS
-    kept: list[str] = []
-    for text in log.read_text().splitlines(keepends=True) if log.is_file() else []:
+    lines = log.read_text().splitlines(keepends=True) if log.is_file() else []
+    for index, text in enumerate(lines):
+        recent = index >= len(lines) - SAMPLED  # older ones are verified when the cache is, should one want that
         try:
             line = json.loads(text)
-            damaged = [array.damage(len(kept), line["sha256"][name]) for name, array in arrays.items()]
-            broken, end = {int(position): reason for position, reason in line["broken"].items()}, int(line["next"])
-        except (ValueError, KeyError, TypeError):
+            sha256, end = {name: str(line["sha256"][name]) for name in arrays}, int(line["next"])
+            broken = {int(position): str(reason) for position, reason in line["broken"].items()}
+        except (ValueError, KeyError, TypeError, AttributeError):
             break
-        if not text.endswith("\n") or any(damaged):
+        damaged = (array.damage(index, sha256[name] if recent else None) for name, array in arrays.items())
+        if line.get("chunk") != index or not text.endswith("\n") or any(damaged):
             break
-        progress = Progress([*progress.chunks, line["sha256"]], end, progress.broken | broken)
-        kept.append(text)
-    write_text(log, "".join(kept))
+        progress.chunks.append(sha256)
+        progress.broken |= broken
+        progress.next = end
+    write_text(log, "".join(lines[: len(progress.chunks)]))
     return progress
 
 
@@ -192,20 +195,28 @@ def open_split(place: Path, split: str, *, verify: bool = False) -> tuple[Manife
             f"The cache {place} is not complete. Run the command that makes it again: it goes on where it stopped."
         )
     arrays = manifest.recipe.arrays(folder, manifest.count) | {"labels": _labels(folder, manifest.count)}
-    for name, array in arrays.items():
-        files = len(array.chunk_files)
-        if not array.described() or files != len(manifest.sha256[name]):
-            raise DatasetError(
-                f"{array.folder} should hold {name} of shape {array.shape}, {array.dtype}; {REBUILD.format(place)}"
-            )
-        sample = range(files) if verify else {*np.linspace(0, files - 1, SAMPLED).astype(int).tolist()}
-        bar = tqdm(range(files), unit="file", desc=f"verifying {split}/{name}", disable=not verify)
-        for index in bar:
-            if found := array.damage(index, manifest.sha256[name][index] if index in sample else None):
-                raise DatasetError(f"{found}; {REBUILD.format(place)}")
-    if verify and file_sha256(folder / NAMES) != manifest.names_sha256:
-        raise DatasetError(f"{folder / NAMES} is not what was written; {REBUILD.format(place)}")
+    try:
+        found = next(_damages(folder, manifest, arrays, verify=verify), None)
+    except OSError as error:
+        raise DatasetError(f"The cache {place} cannot be read ({error}).") from error
+    if found:
+        raise DatasetError(f"{found}; remove the cache {place} and build it again.")
     return manifest, arrays
+
+
+def _damages(folder: Path, manifest: Manifest, arrays: Mapping[str, ChunkedArray], *, verify: bool) -> Iterator[str]:
+    """What is not as it was written, as far as one looks."""
+    for name, array in arrays.items():
+        if not array.described() or len(array.chunk_files) != len(manifest.sha256[name]):
+            yield f"{array.folder} should be described to zarr as {name} of shape {array.shape}, {array.dtype}"
+        files = len(array.chunk_files)
+        sample = range(files) if verify else {*np.linspace(0, files - 1, SAMPLED).astype(int).tolist()}
+        for index in tqdm(range(files), unit="file", desc=f"verifying {folder.name}/{name}", disable=not verify):
+            if damage := array.damage(index, manifest.sha256[name][index] if index in sample else None):
+                yield damage
+    names = folder / NAMES
+    if not names.is_file() or (verify and file_sha256(names) != manifest.names_sha256):
+        yield f"{names} is not what was written"
 
 
 def _labels(folder: Path, count: int) -> ChunkedArray:

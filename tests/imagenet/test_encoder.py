@@ -235,13 +235,16 @@ def test_images_do_not_see_each_other() -> None:
             torch.testing.assert_close(values, whole[name][i : i + 1], rtol=1e-3, atol=1e-3)  # norms of few numbers
 
 
-def test_checkpointing_changes_no_gradient_of_parameters_or_images() -> None:
-    gradients = []
+def test_checkpointing_computes_blocks_twice_and_changes_no_gradient_of_parameters_or_images() -> None:
+    gradients, calls = [], []
     for checkpointing in (False, True):
-        encoder = tiny(checkpointing=checkpointing)
+        encoder, count = tiny(checkpointing=checkpointing), []
+        encoder.stages[1][1].register_forward_pre_hook(lambda *_, count=count: count.append(1))
         images = torch.randn(2, 3, 16, 16, generator=torch.Generator().manual_seed(0)).requires_grad_()
         sum(values.square().mean() for values in encoder.features(images).values()).backward()
         gradients.append([images.grad, *(parameter.grad for parameter in encoder.parameters())])
+        calls.append(len(count))
+    assert calls == [1, 2]
     assert all(torch.equal(a, b) for a, b in zip(*gradients, strict=True))
 
 

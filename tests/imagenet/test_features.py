@@ -9,7 +9,7 @@ import torch
 
 from drifting_policy.imagenet.autoencoder import MaskedAutoencoder
 from drifting_policy.imagenet.encoder import ImageEncoder
-from drifting_policy.imagenet.features import cell_moments, combine, map_features, root_mean_square
+from drifting_policy.imagenet.features import cell_moments, combine, map_features, map_moments, root_mean_square
 from drifting_policy.imagenet.release import autoencoder_options, load_encoder_weights
 
 
@@ -77,14 +77,18 @@ def test_blocks_and_cells_are_chosen(documents: dict[str, dict]) -> None:
 
 
 def test_moments_are_those_of_a_loop_over_cells() -> None:
-    maps = torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
-    mean, deviation = cell_moments(maps, 2, 3)
-    assert mean.shape == deviation.shape == (2, 4, 3)
-    for b, s, e in np.ndindex(2, 4, 3):
-        row, column = 2 * (s // 2), 3 * (s % 2)
-        cell = maps[b, e, row : row + 2, column : column + 3].double().numpy()
+    maps = 3 + torch.randn(2, 3, 4, 6, generator=torch.Generator().manual_seed(0))
+    mean, deviation = cell_moments(maps, 2)
+    assert mean.shape == deviation.shape == (2, 6, 3)
+    for b, s, e in np.ndindex(2, 6, 3):
+        row, column = 2 * (s // 3), 2 * (s % 3)
+        cell = maps[b, e, row : row + 2, column : column + 2].double().numpy()
         assert mean[b, s, e] == pytest.approx(cell.mean(), abs=1e-6)
         assert deviation[b, s, e] == pytest.approx(np.sqrt(cell.var() + 1e-6), abs=1e-6)
+    mean, deviation = map_moments(maps)
+    whole = maps.double().numpy()
+    assert np.allclose(mean, whole.mean((2, 3))[:, None], atol=1e-6)
+    assert np.allclose(deviation, np.sqrt(whole.var((2, 3)) + 1e-6)[:, None], atol=1e-6)
 
 
 def test_positions_stand_row_by_row() -> None:

@@ -1,5 +1,6 @@
 """Sets of images: CIFAR-10 and digits, batches against a loop over rows, and arrays that do not belong together."""
 
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -9,7 +10,7 @@ import torch
 from sklearn.datasets import load_digits
 
 from drifting_policy.imagenet.images import ImageSet, open_images, to_bytes, to_floats
-from drifting_policy.types import ConfigError, DatasetError
+from drifting_policy.types import ConfigError, DatasetError, MissingPackage
 
 
 def made_up(kind: str = "pixels", **changes: Any) -> ImageSet:
@@ -57,6 +58,12 @@ def test_without_its_file_cifar10_says_where_it_is_looked_for(tmp_path: Path, mo
     monkeypatch.delenv("DRIFTING_POLICY_DATA")
     with pytest.raises(DatasetError, match="which is not set"):
         open_images("cifar10")
+
+
+def test_without_scikit_learn_there_are_no_digits(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "sklearn.datasets", None)
+    with pytest.raises(MissingPackage, match="The digits come with scikit-learn"):
+        open_images("digits")
 
 
 @pytest.mark.parametrize("kind", ["pixels", "latents"])
