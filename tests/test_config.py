@@ -26,9 +26,8 @@ from drifting_policy.training.trainer import Trainer
 from drifting_policy.types import ConfigError
 
 CONFIGS = Path(str(files("drifting_policy.configs")))
-ALONE = {"imagenet"}  # entry points with groups of their own
 CHOICES = sorted(
-    (p.parent.name, p.stem) for p in CONFIGS.glob("*/*.yaml") if p.parent.name not in ALONE and not p.stem.endswith("_base")
+    (p.parent.name, p.stem) for p in CONFIGS.glob("*/*.yaml") if not p.stem.endswith("_base") and p.parent.name != "imagenet"
 )
 REGISTRIES: Mapping[str, Mapping[str, Any]] = {"encoder": ENCODERS, "generator": GENERATORS, "objective": OBJECTIVES}
 GIVEN = {"self", "observations", "obs_horizon", "sample_shape", "tokens", "embed_dim", "time"}  # by the program, not the YAML
