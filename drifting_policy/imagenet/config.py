@@ -110,7 +110,12 @@ class EvaluateConfig:
             raise ConfigError(f"seed must be at least 0; got {self.seed}.")
 
 
-COMMANDS: dict[str, type] = {"cache": CacheConfig, "convert": ConvertConfig, "sample": SampleConfig}
+COMMANDS: dict[str, type] = {
+    "cache": CacheConfig,
+    "convert": ConvertConfig,
+    "evaluate": EvaluateConfig,
+    "sample": SampleConfig,
+}
 
 
 def register() -> None:
