@@ -36,6 +36,7 @@ class Extractor(abc.ABC):
         dim: Numbers of a feature.
         fingerprint: Checksum of the weights.
         class_names: What the probabilities stand for; empty where there are none, or their order is not that of a data set.
+        test_accuracy: The share of real test images whose class it finds; None where nobody measured it.
     """
 
     name: str
@@ -44,6 +45,7 @@ class Extractor(abc.ABC):
     dim: int
     fingerprint: str
     class_names: tuple[str, ...] = ()
+    test_accuracy: float | None = None
 
     @abc.abstractmethod
     def extract(self, images: UInt8[Tensor, "n h w c"]) -> Found:
@@ -60,8 +62,9 @@ class ClassifierExtractor(Extractor):
 
     distance, score = "feature distance (own classifier)", "class score (own classifier)"
 
-    def __init__(self, model: ImageClassifier) -> None:
+    def __init__(self, model: ImageClassifier, *, test_accuracy: float | None = None) -> None:
         """Take the features of `model`, on its device."""
+        self.test_accuracy = test_accuracy
         self.model, self.dim, self.class_names = model, model.feature_dim, model.class_names
         self.fingerprint = weights_digest(model)
         self.name = f"classifier:{self.fingerprint[:12]}"
@@ -162,7 +165,8 @@ def open_extractor(text: str, *, device: torch.device) -> Extractor:
     """
     kind, _, place = text.partition(":")
     if kind == "classifier" and place:
-        return ClassifierExtractor(load_classifier(Path(place), device=device)[0])
+        model, about = load_classifier(Path(place), device=device)
+        return ClassifierExtractor(model, test_accuracy=about["test_accuracy"])
     if kind == "inception":
         return InceptionExtractor(Path(place) if place else None, device=device)
     if kind == "dinov2":

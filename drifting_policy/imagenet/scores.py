@@ -90,6 +90,7 @@ def distance(evidence: Evidence) -> dict[str, Metric]:
     cost = len(samples.features) * extractor.dim**2
     if len(samples.features) == samples.count and cost <= CHEAP:
         metric |= resampled(lambda rows: frechet_distance(FeatureStatistics.of(rows), target), samples.features, resamples=100)
+        metric["low"] = max(0.0, metric["low"])
     seen, unseen = (side.statistics if side is not None else None for side in (evidence.training, evidence.unseen))
     if seen is not None and unseen is not None:
         metric["between_training_and_unseen_images"] = frechet_distance(seen, unseen)

@@ -160,6 +160,16 @@ def test_the_classifier_is_trained_once_for_a_data_set(
     assert results(tmp_path)["labels"] == "data"
 
 
+def test_latents_are_decoded_before_they_are_kept(evaluate: Program, place: Path, tmp_path: Path) -> None:
+    from diffusers import AutoencoderKL
+
+    blocks = {"down_block_types": ["DownEncoderBlock2D"] * 2, "up_block_types": ["UpDecoderBlock2D"] * 2}
+    AutoencoderKL(**blocks, block_out_channels=[4, 8], norm_num_groups=2, latent_channels=4).save_pretrained(tmp_path / "vae")
+    drawing = [f"ckpt={place / 'latents'}", "n=3", f"vae={tmp_path / 'vae'}", f"out={tmp_path}", "shard=0/1"]
+    assert "3 samples drawn" in evaluate(*drawing).out
+    assert np.load(tmp_path / "samples" / "block_000000.npy").shape == (3, 16, 16, 3)
+
+
 def test_results_lie_beside_the_checkpoint(evaluate: Program, place: Path) -> None:
     assert evaluate(f"ckpt={place / 'generator'}", "n=20", "seed=3").code == 0
     assert results(place / "generator" / "evaluation_cfg1_balanced_seed3")["seed"] == 3

@@ -44,6 +44,7 @@ def test_the_own_classifier_is_an_extractor_that_never_passes_for_another(tmp_pa
     torch.testing.assert_close(probabilities, model(expected).softmax(1))
     assert features.shape == (3, extractor.dim)
     assert extractor.class_names == ("cat", "dog")
+    assert extractor.test_accuracy == 0.5
     assert extractor.distance == "feature distance (own classifier)"
     assert extractor.name == f"classifier:{weights_digest(model)[:12]}"
     other = ClassifierExtractor(own_classifier())

@@ -8,7 +8,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchmetrics.image.fid import FrechetInceptionDistance
 
-from drifting_policy.imagenet.fidelity import FeatureStatistics, bootstrap_interval, frechet_distance, inception_score
+from drifting_policy.imagenet.fidelity import (
+    FeatureStatistics,
+    bootstrap_interval,
+    frechet_distance,
+    inception_score,
+    share_interval,
+)
+from drifting_policy.rollout.statistics import wilson
 
 
 def features(seed: int, count: int = 200, width: int = 6) -> torch.Tensor:
@@ -144,6 +151,18 @@ def test_an_inception_score_is_a_loop_over_splits_in_any_order_of_the_classes() 
 def test_what_has_no_inception_score_is_refused(probabilities: torch.Tensor, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         inception_score(probabilities)
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 7), (7, 7), (3, 50), (999, 1000)])
+def test_intervals_of_shares_are_those_of_rollouts(count: int, total: int) -> None:
+    expected = wilson(count, total, confidence=0.9)
+    assert share_interval(count, total, confidence=0.9) == (pytest.approx(expected.low), pytest.approx(expected.high))
+
+
+@pytest.mark.parametrize(("count", "total"), [(0, 0), (-1, 5), (6, 5)])
+def test_what_is_no_share_is_refused(count: int, total: int) -> None:
+    with pytest.raises(ValueError, match=f"got {count} of {total}"):
+        share_interval(count, total)
 
 
 def test_a_bootstrap_interval_has_the_width_of_repetitions() -> None:

@@ -75,6 +75,7 @@ def test_samples_like_the_data_score_well_and_nothing_is_to_be_doubted() -> None
     assert found["copies"]["value"] < 0.06
     for metric in found.values():
         assert metric["name"]
+        assert metric.get("low", 0.0) >= 0
         assert metric.get("low", -np.inf) <= metric["value"] <= metric.get("high", np.inf)
     assert json.loads(json.dumps(found)) == found
 
