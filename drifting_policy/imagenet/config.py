@@ -9,6 +9,7 @@ from drifting_policy.imagenet.tasks import TASKS, ImageTrainConfig
 from drifting_policy.types import ConfigError
 
 LATENT_TYPES = ("float32", "float16")
+LABELS = ("balanced", "data")  # of samples: classes take turns, or are as frequent as among training images
 
 
 @dataclass
@@ -76,9 +77,44 @@ class SampleConfig:
             raise ConfigError("classes must name at least one class, as in classes=[207,88].")
 
 
+@dataclass
+class EvaluateConfig:
+    """Everything that `python -m drifting_policy.imagenet.evaluate` accepts."""
+
+    ckpt: str = ""
+    samples: str | None = None
+    data: str = ""
+    split: str = "test"
+    size: int | None = None
+    extractor: str = "classifier"
+    n: int = 50_000
+    labels: str = "balanced"
+    cfg: float = 1.0
+    vae: str = "stabilityai/sd-vae-ft-mse"
+    batch_size: int = 64
+    neighbours: int = 10_000
+    seed: int = 0
+    shard: str | None = None
+    device: str = "auto"
+    threads: int = 0
+    out: str | None = None
+
+    def __post_init__(self) -> None:
+        for name in ("n", "batch_size", "neighbours"):
+            if getattr(self, name) < 1:
+                raise ConfigError(f"{name} must be at least 1; got {getattr(self, name)}.")
+        if self.labels not in LABELS:
+            raise ConfigError(f"labels must be one of {LABELS}; got '{self.labels}'.")
+        if not (math.isfinite(self.cfg) and self.cfg > 0):
+            raise ConfigError(f"cfg must be positive and finite, and 1 is no guidance; got {self.cfg}.")
+        if self.seed < 0:
+            raise ConfigError(f"seed must be at least 0; got {self.seed}.")
+
+
 COMMANDS: dict[str, type] = {
     "cache": CacheConfig,
     "convert": ConvertConfig,
+    "evaluate": EvaluateConfig,
     "sample": SampleConfig,
     "train": ImageTrainConfig,
 }
