@@ -78,7 +78,9 @@ def main(argv: Sequence[str] | None = None) -> None:
         rows.append(make_row(case, trials, planned[case.arm], exec_horizon=given.exec_horizon))
         print(tell(rows[-1]))
     out.parent.mkdir(parents=True, exist_ok=True)
-    write_json(out, {"benchmark": "delays", "task": suite.task, "rows": rows, "versions": versions()})
+    for name, table in {"": rows, "_scores": scores(rows), "_seams": seams(rows)}.items():
+        file = out.with_name(f"{out.stem}{name}.json")
+        write_json(file, {"benchmark": "delays", "task": suite.task, "rows": table, "versions": versions()})
     print(f"written to {out} and {draw(rows, out.with_suffix('.png'))}")
 
 
@@ -181,6 +183,31 @@ def tell(row: Mapping[str, Any]) -> str:
     return f"{row['arm']:<20} {row['seam']:<7} {delay:<20} {scores}   jerk {jerk}"
 
 
+def scores(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Success and max score of every policy and seam, a column for each delay."""
+    table: dict[tuple[str, str], dict[str, Any]] = {}
+    for row in rows:
+        if not row["own_delay"]:
+            line = table.setdefault((row["arm"], row["seam"]), {"policy": row["arm"], "seam": row["seam"]})
+            line[f"delay {row['latency_steps']}"] = f"{row['success']:.2f} / {row['max_score']:.2f}"
+    return list(table.values())
+
+
+def seams(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The policy that knows prefixes, under every delay: what the seam `prefix` makes of `snap` at the boundaries of chunks."""
+    known = {(row["seam"], row["latency_steps"]): row for row in rows if row["arm"] == PREFIX}
+    table = []
+    for delay in sorted({delay for _, delay in known}):
+        prefix, snap = known["prefix", delay], known["snap", delay]
+        line: dict[str, Any] = {"delay": delay}
+        for name in ("boundary_jerk", "boundary_acceleration"):
+            line[name.removeprefix("boundary_")] = round(prefix[name] / snap[name], 2)
+        for name, row in (("prefix", prefix), ("snap", snap)):
+            line[f"success, {name}"] = f"{row['success']:.2f} [{row['success_low']:.2f}, {row['success_high']:.2f}]"
+        table.append(line)
+    return table
+
+
 def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
     """The picture: success, max score and jerk at the boundaries of chunks over the delay, a line for each arm and seam."""
     figure = Figure(figsize=(15, 4.5), layout="constrained")
@@ -198,7 +225,7 @@ def draw(rows: Sequence[Mapping[str, Any]], path: Path) -> Path:
                 axes.fill_between(steps, *ends, color=colors[arm], alpha=0.06)
         axes.set(xlabel="delay, control steps", title=name.replace("_", " "))
         axes.grid(alpha=0.3)
-    panels[0].legend(fontsize=8)
+    figure.legend(*panels[0].get_legend_handles_labels(), loc="outside lower center", ncols=len(SEAMS) + 1, fontsize=8)
     figure.savefig(path, dpi=110)
     return path
 
