@@ -189,7 +189,7 @@ def scores(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for row in rows:
         if not row["own_delay"]:
             line = table.setdefault((row["arm"], row["seam"]), {"policy": row["arm"], "seam": row["seam"]})
-            line[f"delay {row['latency_steps']}"] = f"{row['success']:.2f} / {row['max_score']:.2f}"
+            line[f"delay_{row['latency_steps']}"] = f"{row['success']:.2f} / {row['max_score']:.2f}"
     return list(table.values())
 
 
@@ -203,7 +203,7 @@ def seams(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         for name in ("boundary_jerk", "boundary_acceleration"):
             line[name.removeprefix("boundary_")] = round(prefix[name] / snap[name], 2)
         for name, row in (("prefix", prefix), ("snap", snap)):
-            line[f"success, {name}"] = f"{row['success']:.2f} [{row['success_low']:.2f}, {row['success_high']:.2f}]"
+            line[f"success_{name}"] = f"{row['success']:.2f} [{row['success_low']:.2f}, {row['success_high']:.2f}]"
         table.append(line)
     return table
 
