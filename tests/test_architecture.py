@@ -249,7 +249,11 @@ LENGTHS: list[Rule] = [long_functions, long_file]
 MANNERS: list[Rule] = [unfinished, unpickling, hidden_randomness, missing_docstrings]
 
 
-@pytest.mark.parametrize(("rule", "path"), [(rule, path) for rule in LENGTHS for path in ALL_FILES], ids=str)
+@pytest.mark.parametrize(
+    ("rule", "path"),
+    [(rule, path) for rule in LENGTHS for path in ALL_FILES],
+    ids=lambda value: getattr(value, "__name__", str(value)),
+)
 def test_nothing_is_too_long(rule: Rule, path: Path) -> None:
     assert not list(rule(ast.parse(source := path.read_text()), source))
 
