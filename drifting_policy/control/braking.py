@@ -78,7 +78,7 @@ class Brake:
     def reach(self, w: float, p: float) -> float:
         """Where that way ends at most, counted from before the step of velocity `w`.
 
-        Its velocities add up to minus the sum of i alpha_i, mirrored back. Of the two profiles that are mixed the later one leads
+        Its velocities add up to minus the sum of i alpha_i, mirrored back; of the two profiles that are mixed, the later leads
         further in its direction.
         """
         tau, p, _, sign = self.way(w, p)
