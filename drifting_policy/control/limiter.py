@@ -59,7 +59,7 @@ class Limiter:
         self._beyond, self._towards = np.zeros((2, d, n), bool)
         self._low, self._high = (wall[:, None] + self._zero for wall in (self.limits.position_low, self.limits.position_high))
         self._steps_ahead = np.arange(1.0, n + 1) + self._zero
-        self._share, self._least_share, self._velocity = np.zeros((3, d, 1))
+        self._share, self._least_share, self._none, self._velocity = np.zeros((4, d, 1))
         self._command, self._position, self._displacement = np.zeros((3, d))
         self._held = True  # whether `_stop` is a way to rest from here
 
@@ -137,6 +137,7 @@ class Limiter:
         self._share.fill(1.0)
         self._cap_share(np.greater, self._high)
         self._cap_share(np.less, self._low)
+        np.maximum(self._share, self._none, out=self._share)
         self._scratch[...] = self._share
         np.multiply(self._new, self._scratch, out=self._new)
         np.add(self._stop, self._new, out=self._new)
@@ -155,7 +156,6 @@ class Limiter:
         np.subtract(wall, self._path, out=self._scratch, where=self._beyond)
         np.divide(self._scratch, self._gain, out=self._scratch, where=self._beyond)
         np.minimum.reduce(self._scratch, axis=1, keepdims=True, out=self._least_share)
-        np.maximum(self._least_share, 0.0, out=self._least_share)
         np.minimum(self._share, self._least_share, out=self._share)
 
     def _integrate(self, accelerations: np.ndarray, *, out: np.ndarray) -> None:
