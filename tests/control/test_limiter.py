@@ -1,15 +1,18 @@
 """The limiter: no command breaks a limit, and a command that keeps them all passes unchanged."""
 
+import dataclasses
 import tracemalloc
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_limiter import ReferenceLimiter
 
 from drifting_policy.control.braking import Brake, largest_start
 from drifting_policy.control.limiter import Limiter
 from drifting_policy.control.limits import Limits
+from drifting_policy.control.ways import Ways
 from drifting_policy.types import ConfigError
 
 HZ = 50.0
@@ -71,6 +74,58 @@ def test_no_sequence_of_commands_breaks_a_limit(seed: int, script: list[tuple[in
         path.append(limiter.position.copy())
     assert np.isfinite(path).all()
     assert excess(limiter, np.array(path)) < 1e-6
+
+
+def assert_same(limits: Limits, commands: np.ndarray, *, hz: float, start: np.ndarray) -> list[bool]:
+    """The limiter does what the reference does, bit for bit, and brakes now and then; whether it changed each command."""
+    ours, reference = (kind(limits, control_hz=hz, dimensions=len(start)) for kind in (Limiter, ReferenceLimiter))
+    reference.reset(start)
+    assert ours.reset(start)
+    changed = []
+    for step, command in enumerate(commands):
+        if step % 37 == 36:
+            ours.brake()
+            reference.brake()
+        else:
+            changed.append(ours.step(command))
+            assert changed[-1] == reference.step(command)
+        assert np.array_equal(ours.position, reference.position), step
+        assert np.array_equal(ours.displacement, reference.displacement), step
+    return changed
+
+
+@settings(max_examples=25, deadline=None)
+@given(st.integers(0, 2**32), orders)
+def test_every_command_is_that_of_the_reference(seed: int, script: list[tuple[int, float, float]]) -> None:
+    rng = np.random.default_rng(seed)
+    limits = limits_of(rng)
+    start = np.clip(rng.uniform(-2, 2, 2), limits.position_low, limits.position_high)
+    assert_same(limits, commands_of(script), hz=HZ, start=start)
+
+
+@pytest.mark.parametrize("dimensions", [1, 7, 14])
+@pytest.mark.parametrize("scene", ["jumps at a wall", "jumps", "trembling", "smooth"])
+def test_it_is_the_reference_in_the_scenes_of_a_robot(scene: str, dimensions: int) -> None:
+    rng, seconds = np.random.default_rng(0), np.arange(300)[:, None] / 100.0
+    noise, wave = rng.normal(size=(300, dimensions)), 4 * (1 - np.cos(0.5 * seconds)) * np.ones(dimensions)
+    commands = {"jumps at a wall": 15 + 3 * noise, "jumps": 8 * noise, "trembling": wave + 0.05 * noise, "smooth": wave}[scene]
+    stiff = rng.uniform(0.5, 2.0, dimensions)  # each dimension has limits of its own
+    limits = Limits(-16.0, 16.0, velocity=8 * stiff, acceleration=64 * stiff**2, jerk=640 * stiff**3)
+    changed = assert_same(limits, commands, hz=100.0, start=np.full(dimensions, 14.0 if "wall" in scene else 0.0))
+    assert np.mean(changed) > 0.9 or scene == "smooth"
+
+
+def test_the_comparison_with_the_reference_bites() -> None:
+    """A limit that is off by an ulp is noticed."""
+    commands = np.random.default_rng(0).normal(size=(100, 1))
+    positions = []
+    for jerk in (50.0, np.nextafter(50.0, 51.0)):
+        reference = ReferenceLimiter(dataclasses.replace(ARM, jerk=jerk), control_hz=HZ, dimensions=1)
+        reference.reset(np.zeros(1))
+        for command in commands:
+            reference.step(command)
+        positions.append(reference.position)
+    assert not np.array_equal(*positions)
 
 
 def test_the_measure_of_excess_bites() -> None:
@@ -137,9 +192,8 @@ def test_a_start_outside_the_bounds_is_refused() -> None:
 @settings(max_examples=200, deadline=None)
 @given(st.floats(0, 100), st.floats(0.01, 5))
 def test_largest_start_is_exact(total: float, step: float) -> None:
-    out, scratch = np.empty(1), np.empty(1)
-    largest_start(np.array([total]), np.array([step]), out, scratch)
-    terms = np.maximum(out[0] - step * np.arange(1 + int(out[0] / step) + 1), 0)
+    start = largest_start(total, step)
+    terms = np.maximum(start - step * np.arange(1 + int(start / step) + 1), 0)
     assert terms.sum() == pytest.approx(total, rel=1e-9, abs=1e-9)
 
 
@@ -154,15 +208,16 @@ def test_the_brake_stops_within_its_bounds(ratio: float, share: float, accelerat
     V = max(ratio, 1.1 * abs(rise))
     low, high = max(-V, -V - rise), min(V, V - rise)
     w = low + place * (high - low)
-    column = [np.array([[value]]) for value in (V, A, q)]
-    brake = Brake(*column)
-    out = np.empty((1, brake.steps))
-    brake.solve(np.array([[w]]), np.array([[p]]), out)
-    way = np.concatenate([[p], out[0], [0.0]])
+    brake = Brake(V, A, q)
+    (out,) = Ways([brake], steps=brake.steps).write([brake.way(w, p)])
+    way = np.concatenate([[p], out, [0.0]])
     assert w + out.sum() == pytest.approx(0, abs=1e-9 * V)
     assert np.abs(np.diff(way)).max() <= q * (1 + 1e-9)
     assert np.abs(way).max() <= A * (1 + 1e-9)
-    assert np.abs(w + np.cumsum(out[0])).max() <= V * (1 + 1e-9)
+    assert np.abs(w + np.cumsum(out)).max() <= V * (1 + 1e-9)
+    end, slack = w + (w + np.cumsum(out)).sum(), 1e-10 * brake.steps * V
+    assert -brake.reach(-w, -p) - slack <= end <= brake.reach(w, p) + slack
+    assert brake.reach(w, p) + brake.reach(-w, -p) <= A * (brake.steps + 1)  # one profile beside the other
 
 
 def test_a_step_allocates_no_arrays() -> None:
