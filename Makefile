@@ -34,7 +34,7 @@ demo: $(INSTALLED)
 test: $(INSTALLED)
 	$(RUN) -m ruff check .
 	$(RUN) -m mypy
-	$(RUN) -m pytest -q
+	OMP_NUM_THREADS=1 $(RUN) -m pytest -q -n auto --dist loadfile
 
 bench: $(INSTALLED)
 	$(RUN) benchmarks/drift_core.py
