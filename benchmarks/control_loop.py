@@ -12,7 +12,7 @@ import os
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -35,6 +35,7 @@ HZ = 100.0
 BAR_MS = 1.0
 EXEC_STEPS = 4
 DEADLINE = 0.05
+LOG_EVERY = 50  # steps of a training between two lines of its metrics, by default
 WALL = 16.0  # in the units of the made-up demonstrations: fresh weights command about (4.7, 15.5)
 
 
@@ -45,20 +46,22 @@ def make_policy(path: str | None, head: str) -> Policy:
 
 
 @contextlib.contextmanager
-def training(wanted: bool) -> Iterator[None]:
-    """A training on one core beside the loop, for as long as it lasts."""
+def training(wanted: bool) -> Iterator[Callable[[], int]]:
+    """A training on one core beside the loop, for as long as it lasts; how many steps it has made so far."""
     if not wanted:
-        yield
+        yield lambda: 0
         return
     with tempfile.TemporaryDirectory() as folder:
-        command = [sys.executable, "-m", "drifting_policy.train", f"run_dir={folder}/run", "trainer.eval_episodes=0"]
+        run, told = Path(folder) / "run", Path(folder) / "told"
+        command = [sys.executable, "-m", "drifting_policy.train", f"run_dir={run}", "trainer.eval_episodes=0"]
         command += ["trainer.steps=100000000", "data=bundled"]
         environment = os.environ | {"OMP_NUM_THREADS": "1"}
-        child = subprocess.Popen(command, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+        with told.open("w") as stream:  # a file: a pipe that nobody reads would be full after a minute, and stop it
+            child = subprocess.Popen(command, env=environment, stdout=stream, stderr=stream)
         try:
-            yield
+            yield lambda: sum(1 for line in (run / "metrics.jsonl").open() if "loss" in line) * LOG_EVERY
             if child.poll() is not None:
-                raise RuntimeError(f"The training ended before the loop did: {child.stderr.read() if child.stderr else ''}")
+                raise RuntimeError(f"The training ended before the loop did: {told.read_text()[-2000:]}")
         finally:
             child.kill()
             child.wait()
@@ -108,9 +111,16 @@ def main(argv: Sequence[str]) -> int:
     factory = functools.partial(make_policy, given.checkpoint, given.head)
     cores = {given.core} if given.core is not None else os.sched_getaffinity(0)
     inference: Inference = ProcessInference(factory) if given.inference == "process" else ThreadInference(factory())
-    with training(given.beside == "training"):
+    with training(given.beside == "training") as steps:
         report, unanswered, raised = drive(inference, seconds=given.seconds, cores=cores, priority=given.priority)
-    row = {"inference": given.inference, "beside": given.beside, "seconds": given.seconds, "control_hz": HZ}
+        trained = steps()
+    row = {
+        "inference": given.inference,
+        "beside": given.beside,
+        "training_steps": trained,
+        "seconds": given.seconds,
+        "control_hz": HZ,
+    }
     row |= {"core": given.core, "priority": given.priority}
     row |= {"unanswered": unanswered, "raised": raised, **report.to_dict()}
     for name in ("action", "inference", "age", "jitter"):
