@@ -43,8 +43,11 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/rollout.py
 	$(RUN) benchmarks/data.py
 	OMP_WAIT_POLICY=PASSIVE $(RUN) benchmarks/latency.py
-	$(RUN) benchmarks/control_loop.py
+	$(RUN) benchmarks/control_loop.py --seconds 60 --out results/benchmarks/control_loop_normal.json
+	$(RUN) benchmarks/control_loop.py --priority 50
 	$(RUN) benchmarks/without_torch.py
+	$(RUN) benchmarks/onnx_parity.py
+	$(RUN) benchmarks/feature_drift.py
 	$(RUN) benchmarks/openpi_client.py
 	$(RUN) -m drifting_policy.report tables
 	$(RUN) -m drifting_policy.report tables --document docs/evaluation.md
@@ -55,8 +58,10 @@ evidence: $(INSTALLED)
 	$(RUN) benchmarks/baselines.py push_t/human_mlp
 	$(RUN) benchmarks/baselines.py push_t/human_mlp_options
 	$(RUN) benchmarks/baselines.py push_t/human_unet
+	$(RUN) benchmarks/delays.py
 	$(RUN) -m drifting_policy.report tables
 	$(RUN) -m drifting_policy.report tables --document docs/training.md
+	$(RUN) -m drifting_policy.report tables --document docs/evaluation.md
 
 matrix: $(INSTALLED)
 	$(RUN) -m drifting_policy.datasets.experts --task lift --episodes 200 --workers 2 --out data/robomimic/lift_scripted.hdf5
