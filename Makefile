@@ -42,7 +42,7 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/compare.py
 	$(RUN) benchmarks/rollout.py
 	$(RUN) benchmarks/data.py
-	OMP_WAIT_POLICY=PASSIVE $(RUN) benchmarks/latency.py
+	OMP_WAIT_POLICY=PASSIVE $(RUN) benchmarks/latency.py --compile
 	$(RUN) benchmarks/control_loop.py --seconds 60 --out results/benchmarks/control_loop_normal.json
 	$(RUN) benchmarks/control_loop.py --priority 50
 	$(RUN) benchmarks/without_torch.py
