@@ -63,3 +63,22 @@ def test_a_row_tells_scores_with_intervals_and_jerks(delays: ModuleType, tmp_pat
     ]
     rows = [row | line for line in lines]
     assert delays.draw(rows, tmp_path / "picture.png").stat().st_size > 10_000
+
+
+def test_the_tables_hold_prefix_against_snap_and_leave_out_the_own_delay(delays: ModuleType) -> None:
+    figures = {"success": 0.5, "success_low": 0.4, "success_high": 0.6, "max_score": 0.9, "boundary_acceleration": 1.0}
+    rows = [
+        {"arm": delays.PREFIX, "seam": seam, "latency_steps": delay, "own_delay": False, "boundary_jerk": jerk, **figures}
+        for seam, delay, jerk in [("snap", 0, 2.0), ("prefix", 0, 2.0), ("snap", 4, 8.0), ("prefix", 4, 2.0)]
+    ]
+    rows.append({**rows[2], "own_delay": True, "success": 0.0})
+    assert [(line["delay"], line["jerk"], line["acceleration"]) for line in delays.seams(rows)] == [
+        (0, 1.0, 1.0),
+        (4, 0.25, 1.0),
+    ]
+    assert delays.scores(rows)[0] == {
+        "policy": delays.PREFIX,
+        "seam": "snap",
+        "delay_0": "0.50 / 0.90",
+        "delay_4": "0.50 / 0.90",
+    }
