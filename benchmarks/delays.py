@@ -81,7 +81,7 @@ def main(argv: Sequence[str] | None = None) -> None:
     for name, table in {"": rows, "_scores": scores(rows), "_seams": seams(rows)}.items():
         file = out.with_name(f"{out.stem}{name}.json")
         write_json(file, {"benchmark": "delays", "task": suite.task, "rows": table, "versions": versions()})
-    print(f"written to {out} and {draw(rows, out.with_suffix('.png'))}")
+    print(f"written to {out} and {draw(rows, given.picture or out.with_suffix('.png'))}")
 
 
 def parse(argv: Sequence[str] | None) -> argparse.Namespace:
@@ -99,6 +99,7 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--exec-horizon", type=int, default=EXEC_HORIZON, help="steps between two plans")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, one thread each")
     parser.add_argument("--out", type=Path, help="default: results/TASK/delays.json")
+    parser.add_argument("--picture", type=Path, help="default: beside the rows")
     parser.add_argument(
         "overrides", nargs="*", help="settings of drifting_policy.train for all runs, such as trainer.steps=100"
     )
