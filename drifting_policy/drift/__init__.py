@@ -3,7 +3,8 @@
 Pure functions on tensors. Nothing here knows policies, images or configuration, and nothing draws random numbers unseen.
 """
 
-from drifting_policy.drift.field import Field, drift
+from drifting_policy.drift.definitions import Field
+from drifting_policy.drift.field import drift
 from drifting_policy.drift.loss import drift_loss, drift_loss_features
 from drifting_policy.drift.queue import SampleQueue
 

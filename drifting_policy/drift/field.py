@@ -8,52 +8,38 @@ In the functions below `drift` the condition axis comes last ("g f b", "g m b"):
 then sums over leading axes of long contiguous rows, which is what makes many small conditions cheap.
 """
 
-import dataclasses
 import math
 from collections.abc import Iterable, Iterator, Sequence
-from typing import Literal, get_args
 
 import torch
 from jaxtyping import Float
 from torch import Tensor
 
-Kernel = Literal["laplace", "gaussian"]
-Coupling = Literal["row_column", "row", "none"]
-Grouping = Literal["batch", "condition", "none"]
-
-SELF_MASK = 100.0  # added to the normalised distance of a sample to itself
-MIN_SCALE = 1e-3  # below this length distances and coordinates are no longer stretched to unit size
-MIN_MEAN_SQUARE = 1e-8  # below this the force is no longer stretched to unit size
-MIN_SQUARED_DISTANCE = 1e-8
-LOG_TINY = -40.0  # exp(-40) beside 1 is nothing even in float64; smaller factors would square to subnormals, which are slow
-DIRECT_COORDINATES = 64  # up to here distances are summed coordinate by coordinate: exact for close points, and fast
-SMALL_SUM = (32, 512)  # up to so many targets and coordinates, adding one target at a time beats a batched matrix product
-
-
-@dataclasses.dataclass(frozen=True, eq=False)
-class Field:
-    """The drift of every generated sample, and the lengths it was measured with. Nothing here carries gradients.
-
-    Attributes:
-        velocity: V(x), in multiples of `unit`: `x + unit * velocity` is where the samples should go.
-        scale: mean distance between samples and targets, in the units of x; one number, or "b" with scale="condition".
-        unit: the length that normalised coordinates, max(scale / sqrt(f), 1e-3); one number, or "b 1 1" with
-            scale="condition"; 1 with scale="none".
-        rms: root mean square of the force per temperature, before it was normalised; averaged over conditions with
-            force="condition". It tells how strong the field is, which the loss, made of normalised forces, does not.
-    """
-
-    velocity: Float[Tensor, "b g f"]
-    scale: Float[Tensor, "..."]
-    unit: Float[Tensor, "..."]
-    rms: Float[Tensor, " k"]
+from drifting_policy.drift.blocks import Workspace, field_in_blocks, worth_blocks
+from drifting_policy.drift.definitions import (
+    DIRECT_COORDINATES,
+    LOG_TINY,
+    MIN_MEAN_SQUARE,
+    MIN_SCALE,
+    MIN_SQUARED_DISTANCE,
+    SELF_MASK,
+    SMALL_SUM,
+    Coupling,
+    Field,
+    FieldOptions,
+    Grouping,
+    Kernel,
+    check_options,
+    check_shapes,
+    target_weights,
+)
 
 
 @torch.no_grad()
 def drift(
-    x: Float[Tensor, "b g f"],
-    pos: Float[Tensor, "b p f"],
-    neg: Float[Tensor, "b n f"] | None = None,
+    x: Float[Tensor, "b g *s f"],
+    pos: Float[Tensor, "b p *s f"],
+    neg: Float[Tensor, "b n *s f"] | None = None,
     *,
     temperatures: Sequence[float] = (0.02, 0.05, 0.2),
     gen_weight: Float[Tensor, "b g"] | None = None,
@@ -67,13 +53,16 @@ def drift(
     self_mask: bool = True,
     attraction: float = 1.0,
     repulsion: float = 1.0,
+    workspace: Workspace | None = None,
 ) -> Field:
     """The drifting field at generated samples: attraction to data, repulsion from siblings and extra negatives.
 
-    Computed in float32 (float64 if x is float64), whatever the autocast state; memory O(b g m + b m f), m = g + n + p.
+    Computed in float32 (float64 if x is float64), whatever the autocast state; memory O(b g m + b m f), m = g + n + p,
+    or O(b g m + k b g f) for k temperatures where both samples and coordinates are many.
 
     Args:
-        x: generated samples; the siblings of one condition are each other's negatives.
+        x: generated samples; the siblings of one condition are each other's negatives. With an axis of s positions they are
+            matched at each position separately: positions are then conditions, "(b s)", that share the weights.
         pos: real samples of the same condition.
         neg: further negatives, such as unconditional real samples for guidance (section 3.5).
         temperatures: kernel bandwidths in units of the mean distance; their normalised forces are added (A.6).
@@ -89,27 +78,44 @@ def drift(
         self_mask: hide every sample from itself: its affinity to itself is then the floor.
         attraction: factor on V+, the pull towards the positives, before the force is normalised (Table 1).
         repulsion: factor on V-, the push away from the negatives; with two factors the field is no longer anti-symmetric.
+        workspace: memory that large calls use again; without one it is fresh, which takes time.
 
     Raises:
         ValueError: an unknown option, a temperature or floor out of range, or a shape that does not fit x.
     """
-    _check_options(temperatures, kernel, coupling, scale, force, affinity_floor, attraction, repulsion)
-    _check_shapes(x, pos, neg, gen_weight, pos_weight, neg_weight)
-    parts, dtype = (x, x[:, :0] if neg is None else neg, pos), torch.promote_types(x.dtype, torch.float32)
-    generated, negatives = x.shape[1], x.shape[1] + parts[1].shape[1]
+    check_options(temperatures, kernel, coupling, scale, force, affinity_floor, attraction, repulsion)
+    options = FieldOptions(temperatures, kernel, coupling, scale, force, affinity_floor, self_mask, attraction, repulsion)
+    check_shapes(x, pos, neg, gen_weight, pos_weight, neg_weight)
+    parts = x, x[:, :0] if neg is None else neg, pos
+    weight = target_weights(parts, (gen_weight, neg_weight, pos_weight), torch.promote_types(x.dtype, torch.float32))
     with torch.autocast(device_type=x.device.type, enabled=False):
-        points = _centred_targets(parts, dtype)
-        weight = _target_weights(parts, (gen_weight, neg_weight, pos_weight), dtype)
-        distance = pairwise_distance(points[:generated], points)
-        mean_distance, unit = _lengths(distance, weight, coordinates=x.shape[2], grouping=scale)
-        if scale != "none":
-            distance /= mean_distance.clamp_min(MIN_SCALE)
-        if self_mask:
-            distance[:, :generated].diagonal().add_(SELF_MASK)
-        weights = affinities(distance, temperatures, kernel=kernel, coupling=coupling, floor=affinity_floor)
-        balance = attraction, repulsion
-        velocity, rms = _total_force(weights, points / unit, weight, negatives=negatives, grouping=force, balance=balance)
-    return _field(velocity, mean_distance, unit, rms, grouping=scale)
+        compute = field_in_blocks if worth_blocks(sum(part.shape[1] for part in parts), x.shape[-1]) else field_of_few
+        matched = parts if x.ndim == 4 else (parts[0][:, :, None], parts[1][:, :, None], parts[2][:, :, None])
+        return compute(matched, weight, options, workspace or Workspace())
+
+
+def field_of_few(
+    parts: tuple[Float[Tensor, "b g s f"], Float[Tensor, "b n s f"], Float[Tensor, "b p s f"]],
+    weight: Float[Tensor, "b m"] | None,
+    options: FieldOptions,
+    _: Workspace,
+) -> Field:
+    """`field_in_blocks` for few samples or few coordinates: all conditions at once."""
+    generated, negatives, positions = parts[0].shape[1], parts[0].shape[1] + parts[1].shape[1], parts[0].shape[2]
+    points = _centred_targets(tuple(fold(part) for part in parts))
+    columns = None if weight is None else weight.repeat_interleave(positions, dim=0).T.contiguous()[None]
+    distance = pairwise_distance(points[:generated], points)
+    mean_distance, unit = _lengths(distance, columns, coordinates=points.shape[1], grouping=options.scale)
+    if options.scale != "none":
+        distance /= mean_distance.clamp_min(MIN_SCALE)
+    if options.self_mask:
+        distance[:, :generated].diagonal().add_(SELF_MASK)
+    weights = affinities(
+        distance, options.temperatures, kernel=options.kernel, coupling=options.coupling, floor=options.affinity_floor
+    )
+    balance = options.attraction, options.repulsion
+    velocity, rms = _total_force(weights, points / unit, columns, negatives=negatives, grouping=options.force, balance=balance)
+    return _field(velocity, mean_distance, unit, rms, grouping=options.scale)
 
 
 def pairwise_distance(samples: Float[Tensor, "g f b"], targets: Float[Tensor, "m f b"]) -> Float[Tensor, "g m b"]:
@@ -187,7 +193,13 @@ def weighted_sum(weights: Float[Tensor, "g m b"], points: Float[Tensor, "m f b"]
     return total
 
 
-def _centred_targets(parts: tuple[Tensor, ...], dtype: torch.dtype) -> Float[Tensor, "m f b"]:
+def fold(features: Float[Tensor, "b n s f"]) -> Float[Tensor, "_ n f"]:
+    """Positions moved into the condition axis, "(b s) n f"; nothing is copied where there is one position."""
+    return features[:, :, 0] if features.shape[2] == 1 else features.transpose(1, 2).flatten(0, 1)
+
+
+def _centred_targets(parts: tuple[Tensor, ...]) -> Float[Tensor, "m f b"]:
+    dtype = torch.promote_types(parts[0].dtype, torch.float32)
     points = torch.cat([part.to(dtype) for part in parts], dim=1)
     points = (points - points.mean(dim=1, keepdim=True)).permute(1, 2, 0)
     return points.contiguous() if points.shape[1] <= DIRECT_COORDINATES else points
@@ -248,64 +260,3 @@ def _is_small(points: Float[Tensor, "m f b"]) -> bool:
 
 def _mean(values: Float[Tensor, "i j b"], grouping: Grouping) -> Float[Tensor, "1 1 _"]:
     return values.mean(dim=(0, 1) if grouping == "condition" else (0, 1, 2), keepdim=True)
-
-
-def _target_weights(
-    samples: tuple[Tensor, ...], weights: tuple[Tensor | None, ...], dtype: torch.dtype
-) -> Float[Tensor, "1 m b"] | None:
-    if all(weight is None for weight in weights):
-        return None
-    filled = [
-        torch.ones(points.shape[:2], dtype=dtype, device=points.device) if weight is None else weight.to(dtype)
-        for points, weight in zip(samples, weights, strict=True)
-    ]
-    return torch.cat(filled, dim=1).T.contiguous()[None]
-
-
-def _check_options(
-    temperatures: Sequence[float],
-    kernel: str,
-    coupling: str,
-    scale: str,
-    force: str,
-    affinity_floor: float,
-    attraction: float,
-    repulsion: float,
-) -> None:
-    choices = {
-        "kernel": (kernel, Kernel),
-        "coupling": (coupling, Coupling),
-        "scale": (scale, Grouping),
-        "force": (force, Grouping),
-    }
-    for name, (value, options) in choices.items():
-        if value not in get_args(options):
-            raise ValueError(f"{name} must be one of {', '.join(get_args(options))}; got {value!r}.")
-    if not temperatures or not all(0 < temperature < math.inf for temperature in temperatures):
-        raise ValueError(f"temperatures must be one or more positive numbers; got {temperatures!r}.")
-    if not 0 <= affinity_floor < 1:
-        raise ValueError(f"affinity_floor must lie in [0, 1); got {affinity_floor!r}.")
-    for name, factor in (("attraction", attraction), ("repulsion", repulsion)):
-        if not 0 <= factor < math.inf:
-            raise ValueError(f"{name} must be a finite number of at least 0; got {factor!r}.")
-    if not attraction and not repulsion:
-        raise ValueError("attraction and repulsion must not both be 0.")
-
-
-def _check_shapes(
-    x: Tensor, pos: Tensor, neg: Tensor | None, gen_weight: Tensor | None, pos_weight: Tensor | None, neg_weight: Tensor | None
-) -> None:
-    if x.ndim != 3 or 0 in x.shape:
-        raise ValueError(f"x must have shape (b, g, f) with no empty axis; got {tuple(x.shape)}.")
-    conditions, generated, coordinates = x.shape
-    for name, points in (("pos", pos), ("neg", neg)):
-        if points is not None and (points.ndim != 3 or points.shape[::2] != x.shape[::2]):
-            raise ValueError(f"{name} must have shape ({conditions}, any, {coordinates}) to fit x; got {tuple(points.shape)}.")
-    if pos.shape[1] == 0:
-        raise ValueError(f"pos must hold at least one sample per condition; got shape {tuple(pos.shape)}.")
-    if neg is None and neg_weight is not None:
-        raise ValueError("neg_weight was given without neg; pass both or neither.")
-    counts = {"gen": generated, "pos": pos.shape[1], "neg": 0 if neg is None else neg.shape[1]}
-    for (name, count), weight in zip(counts.items(), (gen_weight, pos_weight, neg_weight), strict=True):
-        if weight is not None and weight.shape != (conditions, count):
-            raise ValueError(f"{name}_weight must have shape ({conditions}, {count}); got {tuple(weight.shape)}.")

@@ -9,7 +9,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drifting_policy.drift import drift, drift_loss
-from drifting_policy.drift.field import Coupling, Grouping, Kernel
+from drifting_policy.drift.definitions import Coupling, Grouping, Kernel
 from drifting_policy.drift.loss import DriftOptions
 from drifting_policy.models import Generator
 from drifting_policy.objectives.objective import Loss, Objective

@@ -14,6 +14,8 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from drifting_policy.drift import Field, drift
+from drifting_policy.drift.blocks import Workspace, field_in_blocks, split
+from drifting_policy.drift.definitions import FieldOptions
 from drifting_policy.drift.field import affinities, balanced_force, pairwise_distance, weighted_sum
 from drifting_policy.drift.loss import DriftOptions
 
@@ -92,14 +94,23 @@ def loop_field(x: np.ndarray, pos: np.ndarray, neg: np.ndarray, weights: np.ndar
     st.booleans(),
 )
 def test_equals_plain_loops(options: dict[str, Any], shape: tuple[int, ...], seed: int, weighted: bool) -> None:
+    """Few samples, and blocks of any size."""
     b, g, p, n, f = shape
     x, pos, neg = samples(b, g, p, n, f, seed)
     weight = {name: normal(b, count, seed=seed + count).abs() + 0.1 for name, count in (("gen", g), ("pos", p), ("neg", n))}
     passed = {f"{name}_weight": value for name, value in weight.items()} if weighted else {}
-    field = drift(x, pos, neg, **options, **passed)
+    order = torch.cat([weight["gen"], weight["neg"], weight["pos"]], dim=1)
+    expected = loop_field(x.numpy(), pos.numpy(), neg.numpy(), (order if weighted else torch.ones_like(order)).numpy(), options)
+    compare(drift(x, pos, neg, **options, **passed), expected)
 
-    order = torch.cat([weight["gen"], weight["neg"], weight["pos"]], dim=1).numpy()
-    expected = loop_field(x.numpy(), pos.numpy(), neg.numpy(), order if weighted else np.ones_like(order), options)
+    parts = x[:, :, None], neg[:, :, None], pos[:, :, None]
+    for size in (1, 20, 10**6):
+        field = field_in_blocks(parts, order if weighted else None, FieldOptions(**options), Workspace(), block_numbers=size)
+        compare(field, expected)
+
+
+def compare(field: Field, expected: dict[str, Any]) -> None:
+    """Every number of the field."""
     for name, value in expected.items():
         actual = getattr(field, name).numpy()
         if name in ("scale", "unit"):
@@ -261,7 +272,7 @@ def test_memory_never_holds_every_difference_vector(g: int, f: int) -> None:
     x, pos, _ = samples(b=4, g=g, p=g, f=f)
     with LargestTensor() as largest:
         drift(x, pos)
-    assert 0 < largest.elements <= 4 * max(g * 2 * g, 2 * g * f)
+    assert 0 < largest.elements <= 4 * 3 * max(g * 2 * g, g * f)  # three temperatures
 
 
 def test_particles_that_follow_the_field_find_both_modes() -> None:
@@ -317,3 +328,32 @@ def test_loss_accepts_exactly_the_options_of_the_field() -> None:
 def test_field_carries_no_gradient() -> None:
     field: Field = drift(*(part.requires_grad_() for part in samples()))
     assert not any(value.requires_grad for value in (field.velocity, field.scale, field.unit, field.rms))
+
+
+@pytest.mark.parametrize("options", [{}, {"scale": "condition", "force": "condition"}, {"neg_weight": True, "coupling": "row"}])
+@pytest.mark.parametrize("f", [3, 70])
+def test_positions_are_conditions(options: dict[str, Any], f: int) -> None:
+    """Blocks that end amid the positions of a condition or hold several conditions included."""
+    x, pos, neg = normal(2, 20, 5, f), normal(2, 14, 5, f, seed=1), normal(2, 3, 5, f, seed=2)
+    weight = normal(2, 3, seed=3).abs()
+    folded = drift(
+        *(part.transpose(1, 2).flatten(0, 1) for part in (x, pos, neg)),
+        **options | ({"neg_weight": weight.repeat_interleave(5, 0)} if "neg_weight" in options else {}),
+    )
+    own = options | ({"neg_weight": weight} if "neg_weight" in options else {})
+    workspace = Workspace()
+    for field in (drift(x, pos, neg, **own), drift(x, pos, neg, **own, workspace=workspace)):
+        for name in ("velocity", "scale", "unit", "rms"):
+            assert_close(getattr(field, name), getattr(folded, name))
+    again = drift(x, pos, neg, **own, workspace=workspace).velocity
+    drift(2 * x, pos, neg, **own, workspace=workspace)
+    assert_close(again, folded.velocity)  # no part of it was memory that is used again
+
+
+def test_blocks_cover_every_position_once() -> None:
+    for conditions, positions, size in itertools.product((1, 3, 7), (1, 4, 10), (1, 3, 4, 9, 100)):
+        seen = torch.zeros(conditions, positions)
+        for block in split(conditions, positions, size):
+            seen[block] += 1
+            assert 0 < seen[block].numel() <= size
+        assert bool((seen == 1).all())

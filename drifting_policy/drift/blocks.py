@@ -1,0 +1,204 @@
+"""The drifting field of many samples with many coordinates: the features of images.
+
+The formulas are those of `field.py`; what differs is that conditions come first and are treated a block at a time. A block fits
+the caches, and only distances, forces and the field exist for all conditions at once: fresh memory costs more than arithmetic.
+"""
+
+import math
+from collections.abc import Iterator, Sequence
+from typing import final
+
+import torch
+from jaxtyping import Float
+from torch import Tensor
+
+from drifting_policy.drift.definitions import (
+    LOG_TINY,
+    MIN_MEAN_SQUARE,
+    MIN_SCALE,
+    MIN_SQUARED_DISTANCE,
+    SELF_MASK,
+    SMALL_SUM,
+    Field,
+    FieldOptions,
+    Grouping,
+)
+
+Block = tuple[slice, slice]  # of the conditions and of their positions
+BLOCK_NUMBERS = {"cpu": 2**20}  # coordinates of a block; elsewhere there is nothing to win but less memory
+MOST_NUMBERS = 2**28
+BLOCK_COORDINATES = 32  # below, distances are summed coordinate by coordinate
+
+
+@final
+class Workspace:
+    """Memory that is used again; a request ends what the last one of that name returned."""
+
+    def __init__(self) -> None:
+        """Nothing yet."""
+        self._buffers: dict[str, Tensor] = {}
+
+    def empty(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
+        """Uninitialised memory on the device of `like`."""
+        size, held = math.prod(shape), self._buffers.get(name)
+        if held is None or held.numel() < size or held.dtype != dtype or held.device != like.device:
+            held = self._buffers[name] = torch.empty(size, dtype=dtype, device=like.device)
+        return held[:size].view(shape)
+
+
+def worth_blocks(targets: int, coordinates: int) -> bool:
+    """Whether conditions of so many samples and coordinates are better treated in blocks."""
+    return coordinates > SMALL_SUM[1] or (targets > SMALL_SUM[0] and coordinates >= BLOCK_COORDINATES)
+
+
+def field_in_blocks(
+    parts: tuple[Float[Tensor, "b g s f"], Float[Tensor, "b n s f"], Float[Tensor, "b p s f"]],
+    weight: Float[Tensor, "b m"] | None,
+    options: FieldOptions,
+    workspace: Workspace,
+    *,
+    block_numbers: int | None = None,
+) -> Field:
+    """The field at the generated samples of every position, one condition each; `drift` documents the options.
+
+    `parts` are the generated samples, the other negatives and the positives, matched at each of s positions separately, and
+    `weight` is that of all of them in this order. `block_numbers` is how many coordinates make a block: the field does not
+    depend on it.
+    """
+    x, dtype = parts[0], torch.promote_types(parts[0].dtype, torch.float32)
+    (conditions, generated, positions, coordinates), memory = x.shape, workspace
+    negatives, targets = generated + parts[1].shape[1], sum(part.shape[1] for part in parts)
+    limit = block_numbers or BLOCK_NUMBERS.get(x.device.type, MOST_NUMBERS)
+    blocks = list(split(conditions, positions, max(1, limit // (targets * coordinates))))
+    points = x.new_empty(0)
+
+    distance = memory.empty("distance", (conditions, positions, generated, targets), x, dtype)
+    for block in blocks:
+        points = gather(parts, block, memory, dtype)
+        distances(points, distance[block].flatten(0, 1))
+    mean, unit = _lengths(distance, weight, coordinates=coordinates, grouping=options.scale)
+    stretch = torch.ones_like(mean) if options.scale == "none" else mean.clamp_min(MIN_SCALE)
+    if options.self_mask:
+        distance.diagonal(dim1=2, dim2=3).add_(SELF_MASK * stretch[..., 0])
+    count = len(options.temperatures)
+    forces = memory.empty("forces", (conditions, positions, count, generated, coordinates), x, dtype)
+    squares = torch.empty(forces.shape[:3], dtype=dtype, device=x.device)
+    for block in blocks:
+        if len(blocks) > 1:
+            points = gather(parts, block, memory, dtype)
+        shares = None if weight is None else weight[block[0], None].expand(-1, block[1].stop - block[1].start, -1).flatten(0, 1)
+        coefficients = signed_affinities(
+            distance[block].flatten(0, 1), within(stretch, block), within(unit, block), shares, options, negatives=negatives
+        )
+        torch.bmm(coefficients.flatten(1, 2), points, out=forces[block].flatten(0, 1).flatten(1, 2))
+        squares[block] = torch.linalg.vector_norm(forces[block].flatten(3), dim=-1).square_() / (generated * coordinates)
+    return _sum(forces, squares, blocks, mean, unit, scale=options.scale, force=options.force)
+
+
+def split(conditions: int, positions: int, size: int) -> Iterator[Block]:
+    """Blocks of at most `size` positions, if any is possible: a part of one condition's, or all those of a few conditions."""
+    wide = max(1, size // positions)
+    for i in range(0, conditions, wide):
+        for j in range(0, positions, min(size, positions)):
+            yield slice(i, min(conditions, i + wide)), slice(j, min(positions, j + size))
+
+
+def gather(parts: tuple[Tensor, ...], block: Block, memory: Workspace, dtype: torch.dtype) -> Float[Tensor, "k m f"]:
+    """All samples of each position in a row, seen from the mean of the generated ones: dot products want small numbers."""
+    x = parts[0][block[0], :, block[1]]
+    centre = x.mean(dim=1, dtype=dtype)[:, :, None]
+    shape = (x.shape[0], x.shape[2], sum(part.shape[1] for part in parts), x.shape[3])
+    points, first = memory.empty("points", shape, x, dtype), 0
+    for part in parts:
+        rows = part[block[0], :, block[1]].transpose(1, 2)
+        torch.sub(rows, centre, out=points[:, :, first : first + rows.shape[2]])
+        first += rows.shape[2]
+    return points.flatten(0, 1)
+
+
+def distances(points: Float[Tensor, "k m f"], out: Float[Tensor, "k g m"]) -> None:
+    """Write the distances of the first g points from all, at least 1e-4."""
+    squares, generated = torch.linalg.vector_norm(points, dim=-1).square_(), out.shape[1]
+    torch.add(squares[:, :generated, None], squares[:, None], out=out)
+    out.baddbmm_(points[:, :generated], points.mT, alpha=-2).clamp_(min=MIN_SQUARED_DISTANCE).sqrt_()
+
+
+def signed_affinities(
+    distance: Float[Tensor, "k g m"],
+    stretch: Float[Tensor, "_ 1 1"],
+    unit: Float[Tensor, "_ 1 1"],
+    weight: Float[Tensor, "k m"] | None,
+    options: FieldOptions,
+    *,
+    negatives: int,
+) -> Float[Tensor, "k t g m"]:
+    """The factors by which the positions of the targets add up to the force, in units, for each of t temperatures.
+
+    Equation 11: a positive counts by its affinity times all those of the negatives, a negative by minus its affinity times all
+    those of the positives, so that the sum over targets is 0; what unequal attraction and repulsion are short of is the
+    sample's own.
+    """
+    floor, power = options.affinity_floor, 1 if options.kernel == "laplace" else 2
+    rates = [1 / t if power == 1 else 0.5 / t**2 for t in options.temperatures]
+    slope = -torch.tensor(rates, dtype=distance.dtype, device=distance.device)[:, None, None] / stretch[:, None] ** power
+    logits = (distance if power == 1 else distance.square())[:, None] * slope
+    if options.coupling != "none":
+        rows = torch.log_softmax(logits, dim=-1)
+        logits = rows if options.coupling == "row" else rows.lerp_(torch.log_softmax(logits, dim=-2), 0.5)
+    weights = logits.clamp_(min=max(2 * LOG_TINY, 0.5 * math.log(floor) if floor else -math.inf)).exp_()
+    if weight is not None:
+        weights.mul_(weight[:, None, None])
+    repel, attract = weights[..., :negatives], weights[..., negatives:]
+    repulsion, attraction = repel.sum(dim=-1, keepdim=True), attract.sum(dim=-1, keepdim=True)
+    repel.mul_(attraction * (-options.repulsion / unit[:, None]))
+    attract.mul_(repulsion * (options.attraction / unit[:, None]))
+    if options.attraction != options.repulsion:
+        own = attraction * repulsion * ((options.repulsion - options.attraction) / unit[:, None])
+        weights.diagonal(dim1=-2, dim2=-1).add_(own[..., 0])
+    return weights
+
+
+def _lengths(
+    distance: Float[Tensor, "b s g m"], weight: Float[Tensor, "b m"] | None, *, coordinates: int, grouping: Grouping
+) -> tuple[Float[Tensor, "_ _ 1 1"], Float[Tensor, "_ _ 1 1"]]:
+    """The weighted mean distance, and the unit of length that makes it sqrt(f) (A.6)."""
+    over = (2,) if grouping == "condition" else (0, 1, 2)
+    sums = distance.sum(dim=2)
+    shares = torch.ones_like(sums) if weight is None else weight[:, None].expand_as(sums)
+    mean = (sums * shares).sum(dim=over, keepdim=True) / (shares.sum(dim=over, keepdim=True) * distance.shape[2])
+    mean = mean[..., None]
+    return mean, torch.ones_like(mean) if grouping == "none" else (mean / math.sqrt(coordinates)).clamp_min(MIN_SCALE)
+
+
+def within(length: Float[Tensor, "_ _ 1 1"], block: Block) -> Float[Tensor, "_ 1 1"]:
+    """The lengths of a block: its own, or the one of all."""
+    return (length[block] if length.numel() > 1 else length).flatten(0, 1)
+
+
+def _sum(
+    forces: Float[Tensor, "b s t g f"],
+    squares: Float[Tensor, "b s t"],
+    blocks: Sequence[Block],
+    mean: Float[Tensor, "_ _ 1 1"],
+    unit: Float[Tensor, "_ _ 1 1"],
+    *,
+    scale: Grouping,
+    force: Grouping,
+) -> Field:
+    """The normalised forces of all temperatures together."""
+    conditions, positions, count, generated, coordinates = forces.shape
+    mean_square = squares if force == "condition" else squares.mean(dim=(0, 1), keepdim=True)
+    factors = torch.ones_like(mean_square) if force == "none" else mean_square.clamp_min(MIN_MEAN_SQUARE).rsqrt()
+    factors = factors.expand_as(squares)[..., None, None]
+    velocity = torch.empty((conditions, positions, generated, coordinates), dtype=forces.dtype, device=forces.device)
+    for block in blocks:
+        total, terms, share = velocity[block], forces[block], factors[block]
+        torch.mul(terms[:, :, 0], share[:, :, 0], out=total)
+        for i in range(1, count):
+            total.addcmul_(terms[:, :, i], share[:, :, i])
+    return Field(
+        velocity=velocity.flatten(0, 1),
+        scale=mean.flatten() if scale == "condition" else mean.reshape(()),
+        unit=unit.reshape(-1, 1, 1) if scale == "condition" else unit.reshape(()),
+        rms=mean_square.sqrt().mean(dim=(0, 1)),
+    )
