@@ -10,7 +10,7 @@ import numpy as np
 import torch
 
 from drifting_policy.atomic import write_json
-from drifting_policy.config import TaskConfig
+from drifting_policy.config import ArrayConfig, TaskConfig
 from drifting_policy.demonstrations import Demonstrations
 from drifting_policy.versions import versions
 
@@ -25,8 +25,13 @@ def random_walks(task: TaskConfig, *, episodes: int = 12, length: int = 50) -> D
     def walk(shape: Sequence[int]) -> np.ndarray:
         return rng.standard_normal((episodes * length, *shape), dtype=np.float32).cumsum(axis=0)
 
+    def observe(array: ArrayConfig) -> np.ndarray:
+        if array.dtype == "uint8":  # pictures, each as good as another
+            return rng.integers(256, size=(episodes * length, *array.shape), dtype=np.uint8)
+        return walk(array.shape)
+
     return Demonstrations(
-        observations={key: walk(array.shape) for key, array in task.observations.items()},
+        observations={key: observe(array) for key, array in task.observations.items()},
         action=walk(task.action.shape),
         episode_ends=length * np.arange(1, episodes + 1),
     )
