@@ -1,0 +1,210 @@
+"""The image generator against its controls: what the feature space, the balance of the forces and many positives are worth.
+
+`python benchmarks/images.py digits` trains the encoder once and then every arm by the commands that users type, with the same
+data, batches, steps and seeds, draws samples, and judges them by a classifier that no generator has seen. Finished runs are
+kept, interrupted ones are resumed: the script can be stopped and started again. It writes results/images/DATA.json and
+docs/images_DATA.png.
+"""
+
+import argparse
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from matplotlib.figure import Figure
+from PIL import Image
+from scipy.stats import t as student
+
+from drifting_policy.atomic import write_json
+from drifting_policy.checkpoint import list_checkpoints
+from drifting_policy.versions import versions
+
+ROOT = Path(__file__).resolve().parents[1]
+FULL, CONTROL = "drift", "drift, without features"
+METRICS = {  # of imagenet.evaluate, as they are called in the rows
+    "class_accuracy": "of_their_class",
+    "frechet_distance": "feature_distance",
+    "coverage": "coverage",
+    "recall": "recall",
+    "precision": "precision",
+}
+ARMS: dict[str, tuple[str, ...]] = {
+    FULL: (),
+    CONTROL: ("task.encoder=none",),
+    "attraction alone": ("task.drift.repulsion=0",),
+    "attraction x 1.5": ("task.drift.attraction=1.5",),
+    "attraction x 2": ("task.drift.attraction=2",),
+    "repulsion x 1.5": ("task.drift.repulsion=1.5",),
+    "repulsion x 2": ("task.drift.repulsion=2",),
+    "1 positive": ("task.batch.positives=1",),
+    "4 positives": ("task.batch.positives=4",),
+}
+
+
+@dataclass(frozen=True)
+class Study:
+    """What is compared.
+
+    Attributes:
+        data: Name of the data, of the task of the generator, and after `mae_` of that of the encoder.
+        arms: Settings of each arm.
+        seeds: Training seeds of every arm.
+        samples: How many samples of each run are judged.
+        overrides: Settings of all generators.
+    """
+
+    data: str
+    arms: Mapping[str, tuple[str, ...]]
+    seeds: int
+    samples: int
+    overrides: tuple[str, ...] = ()
+
+
+STUDIES = {
+    "digits": Study("digits", ARMS, seeds=3, samples=2000),
+    "cifar10": Study("cifar10", {name: ARMS[name] for name in (FULL, CONTROL)}, seeds=2, samples=5000),
+}
+
+
+def main() -> None:
+    """Train what is not trained yet, judge it, write rows and picture."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("study", choices=list(STUDIES))
+    parser.add_argument("--runs", type=Path, help="where the runs are kept; default: runs/images/STUDY")
+    parser.add_argument("--seeds", type=int, help="training seeds")
+    parser.add_argument("--samples", type=int, help="samples of each run that are judged")
+    parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, one thread each")
+    parser.add_argument("--out", type=Path, help="default: results/images/STUDY.json")
+    parser.add_argument("--picture", type=Path, help="default: docs/images_STUDY.png")
+    parser.add_argument("overrides", nargs="*", help="settings of all generators, such as task.trainer.steps=100")
+    given = parser.parse_intermixed_args()
+    changes = {name: getattr(given, name) for name in ("seeds", "samples") if getattr(given, name)}
+    study = replace(STUDIES[given.study], overrides=tuple(given.overrides), **changes)
+    home = given.runs or Path(f"runs/images/{given.study}")
+    out = given.out or ROOT / f"results/images/{given.study}.json"
+
+    encoder = home / "encoder"
+    train(encoder, f"mae_{study.data}", seed=0, overrides=())
+    cases = [(name, seed) for seed in range(study.seeds) for name in study.arms]
+    with ThreadPoolExecutor(given.jobs) as threads:
+        found = list(threads.map(lambda case: measure(study, *case, home=home, encoder=encoder), cases))
+    runs = {name: [result for (arm, _), result in zip(cases, found, strict=True) if arm == name] for name in study.arms}
+    rows = make_rows(study, runs)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    write_json(out, rows)
+    draw(study, home, given.picture or ROOT / f"docs/images_{given.study}.png")
+    for row in rows:
+        print(f"{row['arm']:<32}", *(f"{name} {row[name]}" for name in METRICS.values()), sep="   ")
+
+
+def folder(home: Path, name: str, seed: int) -> Path:
+    """Where a run of an arm is kept."""
+    return home / f"{name.replace(',', '').replace(' ', '_')}_seed{seed}"
+
+
+def measure(study: Study, name: str, seed: int, *, home: Path, encoder: Path) -> dict[str, Any]:
+    """What the evaluation of one run found."""
+    run_dir = folder(home, name, seed)
+    settings = [f"task.encoder={encoder}", *study.overrides, *study.arms[name]]
+    train(run_dir, study.data, seed=seed, overrides=settings)
+    judged = run_dir / f"judged_{study.samples}"
+    if not list(judged.glob("results_*.json")):
+        command = [f"ckpt={run_dir}", f"data={study.data}", f"n={study.samples}", f"out={judged}", "threads=1"]
+        execute("evaluate", command, log=run_dir.parent / f"{run_dir.name}.log")
+    (file,) = judged.glob("results_*.json")
+    rates = [json.loads(line)["steps_per_second"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
+    result: dict[str, Any] = json.loads(file.read_text())
+    return result | {"step_seconds": float(np.median([1 / rate for rate in rates]))}
+
+
+def train(run_dir: Path, task: str, *, seed: int, overrides: Sequence[str]) -> None:
+    """Train one run, unless it is finished; the log lies beside it."""
+    done = run_dir / "finished"
+    if done.exists():
+        return
+    begun = str(bool(list_checkpoints(run_dir))).lower()
+    settings = [f"task={task}", f"seed={seed}", f"run_dir={run_dir}", "threads=1", f"resume={begun}", "overwrite=true"]
+    run_dir.parent.mkdir(parents=True, exist_ok=True)
+    execute("train", [*settings, *overrides], log=run_dir.parent / f"{run_dir.name}.log")
+    done.touch()
+
+
+def execute(command: str, settings: Sequence[str], *, log: Path) -> None:
+    """Run a command of the image generator."""
+    with log.open("a") as file:
+        line = [sys.executable, "-m", f"drifting_policy.imagenet.{command}", *settings]
+        if subprocess.run(line, stdout=file, stderr=file, env=os.environ, check=False).returncode:
+            sys.exit(f"{' '.join(line[2:])} failed; see {log}.")
+
+
+def make_rows(study: Study, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> list[dict[str, Any]]:
+    """A row for each arm, the mean over training seeds with Student's interval, then one for each difference from the full one.
+
+    Differences are paired by training seed.
+    """
+    about = {
+        "data": study.data,
+        "n_training_seeds": study.seeds,
+        "n_samples": study.samples,
+        "network_evaluations": 1,
+        "extractor": runs[FULL][0]["extractor"],
+        "confidence": 0.95,
+        "method": "Student's t over training seeds",
+        "settings": list(study.overrides),
+        "versions": versions(),
+    }
+    values = {
+        name: {new: np.array([result["metrics"][old]["value"] for result in found]) for old, new in METRICS.items()}
+        for name, found in runs.items()
+    }
+    rows = []
+    for name, found in runs.items():
+        seconds = float(np.median([result["step_seconds"] for result in found]))
+        rows.append(row(name, values[name]) | {"step_seconds": seconds} | about)
+    for name in [name for name in runs if name != FULL]:
+        gaps = {metric: values[FULL][metric] - values[name][metric] for metric in values[name]}
+        rows.append(row(f"{FULL} - {name}", gaps) | about)
+    seen = runs[FULL][0]["metrics"]["frechet_distance"].get("between_training_and_unseen_images")
+    return [each | {"feature_distance_of_training_images": seen} for each in rows]
+
+
+def row(name: str, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
+    """Every metric as people read it, and its numbers."""
+    numbers = {metric: interval(found) for metric, found in values.items()}
+    shown = {metric: "{:.3f} [{:.3f}, {:.3f}]".format(*found) for metric, found in numbers.items()}
+    seeds = {metric: [round(float(value), 4) for value in found] for metric, found in values.items()}
+    return {"arm": name, **shown, "intervals": numbers, "per_training_seed": seeds}
+
+
+def interval(values: np.ndarray) -> tuple[float, float, float]:
+    """Mean, and where it lies with 95 % confidence; the same number three times for a single value."""
+    mean = float(values.mean())
+    if len(values) < 2:
+        return mean, mean, mean
+    half = float(student.ppf(0.975, len(values) - 1) * values.std(ddof=1) / np.sqrt(len(values)))
+    return mean, mean - half, mean + half
+
+
+def draw(study: Study, home: Path, file: Path) -> None:
+    """The first samples of every arm, side by side: the same noise, a class in each column."""
+    columns = min(5, len(study.arms))
+    lines = -(-len(study.arms) // columns)
+    figure = Figure(figsize=(2.6 * columns, 2.9 * lines), layout="constrained")
+    places = figure.subplots(lines, columns, squeeze=False).flatten()
+    for place in places:
+        place.axis("off")
+    for place, name in zip(places, study.arms, strict=False):
+        place.imshow(Image.open(folder(home, name, 0) / f"judged_{study.samples}" / "samples.png"))
+        place.set_title(name, fontsize=9)
+    figure.savefig(file, dpi=110)
+
+
+if __name__ == "__main__":
+    main()
