@@ -27,7 +27,7 @@ from drifting_policy.checkpoint import list_checkpoints
 from drifting_policy.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
-FULL, CONTROL = "drift", "drift, without features"
+FULL, CONTROL, LONGER = "drift", "without features", "without features, longer"
 METRICS = {  # of imagenet.evaluate, as they are called in the rows
     "class_accuracy": "of_their_class",
     "frechet_distance": "feature_distance",
@@ -38,6 +38,7 @@ METRICS = {  # of imagenet.evaluate, as they are called in the rows
 ARMS: dict[str, tuple[str, ...]] = {
     FULL: (),
     CONTROL: ("task.encoder=none",),
+    LONGER: ("task.encoder=none", "task.trainer.steps=750"),  # in the time of the full one
     "attraction alone": ("task.drift.repulsion=0",),
     "attraction x 1.5": ("task.drift.attraction=1.5",),
     "attraction x 2": ("task.drift.attraction=2",),
@@ -68,7 +69,7 @@ class Study:
 
 
 STUDIES = {
-    "digits": Study("digits", ARMS, seeds=3, samples=2000),
+    "digits": Study("digits", ARMS, seeds=3, samples=2000, overrides=("task.trainer.steps=300",)),
     "cifar10": Study("cifar10", {name: ARMS[name] for name in (FULL, CONTROL)}, seeds=2, samples=5000),
 }
 
@@ -86,7 +87,8 @@ def main() -> None:
     parser.add_argument("overrides", nargs="*", help="settings of all generators, such as task.trainer.steps=100")
     given = parser.parse_intermixed_args()
     changes = {name: getattr(given, name) for name in ("seeds", "samples") if getattr(given, name)}
-    study = replace(STUDIES[given.study], overrides=tuple(given.overrides), **changes)
+    study = replace(STUDIES[given.study], **changes)
+    study = replace(study, overrides=(*study.overrides, *given.overrides))
     home = given.runs or Path(f"runs/images/{given.study}")
     out = given.out or ROOT / f"results/images/{given.study}.json"
 
