@@ -79,6 +79,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--runs", type=Path, help="where the runs are kept; default: runs/images/STUDY")
+    parser.add_argument("--arms", nargs="+", choices=list(ARMS), help=f"default: all of the study; {FULL} is always among them")
     parser.add_argument("--seeds", type=int, help="training seeds")
     parser.add_argument("--samples", type=int, help="samples of each run that are judged")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, one thread each")
@@ -88,7 +89,8 @@ def main() -> None:
     given = parser.parse_intermixed_args()
     changes = {name: getattr(given, name) for name in ("seeds", "samples") if getattr(given, name)}
     study = replace(STUDIES[given.study], **changes)
-    study = replace(study, overrides=(*study.overrides, *given.overrides))
+    chosen = {name: arm for name, arm in study.arms.items() if name == FULL or name in (given.arms or study.arms)}
+    study = replace(study, arms=chosen, overrides=(*study.overrides, *given.overrides))
     home = given.runs or Path(f"runs/images/{given.study}")
     out = given.out or ROOT / f"results/images/{given.study}.json"
 
