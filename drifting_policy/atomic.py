@@ -7,14 +7,19 @@ from pathlib import Path
 from typing import Any
 
 
-def write_text(path: Path, text: str) -> None:
-    """Write `text` to `path`; if that fails, `path` is as it was."""
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`; if that fails, `path` is as it was."""
     draft = path.with_name(f".{path.name}.draft")
     try:
-        draft.write_text(text)
+        draft.write_bytes(content)
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
+
+
+def write_text(path: Path, text: str) -> None:
+    """Write `text` to `path`; if that fails, `path` is as it was."""
+    write_bytes(path, text.encode())
 
 
 def write_json(path: Path, values: Any) -> None:

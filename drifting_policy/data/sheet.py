@@ -1,12 +1,13 @@
 """A data set as one picture: images at the beginning, middle and end of some episodes, and curves of the actions."""
 
-import os
+import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from drifting_policy.atomic import write_bytes
 from drifting_policy.data.replay_buffer import ReplayBuffer
 from drifting_policy.data.suspicions import ACTIONS
 from drifting_policy.types import ConfigError, DatasetError, MissingPackage
@@ -45,15 +46,13 @@ def draw_sheet(buffer: ReplayBuffer, file: str | Path) -> Path:
     for part in parts:
         canvas.paste(part, (0, top))
         top += part.height
-    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
+    picture = io.BytesIO()
+    canvas.save(picture, format="PNG")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        canvas.save(draft, format="PNG")
-        draft.replace(target)
+        write_bytes(target, picture.getvalue())
     except OSError as error:
         raise DatasetError(f"The sheet {target} could not be written ({error}).") from error
-    finally:
-        draft.unlink(missing_ok=True)
     return target
 
 

@@ -1,11 +1,12 @@
 """Many images as one picture: row by row on white."""
 
-import os
+import io
 from pathlib import Path
 
 import numpy as np
 from jaxtyping import UInt8
 
+from drifting_policy.atomic import write_bytes
 from drifting_policy.types import ConfigError, MissingPackage
 
 GAP = 2  # px between images
@@ -30,16 +31,13 @@ def write_sheet(file: str | Path, images: UInt8[np.ndarray, "n h w c"], *, colum
         from PIL import Image
     except ImportError as error:
         raise MissingPackage("Drawing a sheet needs Pillow: pip install 'drifting-policy[imagenet]'.") from error
-    draft = target.with_name(f".{target.name}.{os.getpid()}.draft")
+    picture = io.BytesIO()
+    Image.fromarray(tile(images, columns=columns)).save(picture, format="PNG")
     try:
         target.parent.mkdir(parents=True, exist_ok=True)
-        Image.fromarray(tile(images, columns=columns)).save(draft, format="PNG")
-        draft.replace(target)
+        write_bytes(target, picture.getvalue())
     except OSError as error:
         raise ConfigError(f"The sheet {target} could not be written ({error.strerror or error}).") from error
-    finally:
-        if draft.exists():
-            draft.unlink()
     return target
 
 

@@ -162,6 +162,8 @@ def test_a_sheet_shows_the_images_of_some_episodes_and_curves(data: Path, tmp_pa
     (tmp_path / "taken.png").mkdir()
     with pytest.raises(DatasetError, match=r"taken.png could not be written"):
         draw_sheet(buffer, tmp_path / "taken.png")
+    with pytest.raises(DatasetError, match=r"inside.png could not be written"):
+        draw_sheet(buffer, tmp_path / "sheet.png" / "inside.png")
     assert not list(tmp_path.glob(".*"))
 
 
