@@ -59,6 +59,7 @@ evidence: $(INSTALLED)
 	$(RUN) benchmarks/baselines.py push_t/human_mlp_options
 	$(RUN) benchmarks/baselines.py push_t/human_unet
 	$(RUN) benchmarks/delays.py --picture docs/delays.png
+	$(RUN) benchmarks/commit.py
 	$(RUN) -m drifting_policy.report tables
 	$(RUN) -m drifting_policy.report tables --document docs/training.md
 	$(RUN) -m drifting_policy.report tables --document docs/evaluation.md

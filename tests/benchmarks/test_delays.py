@@ -82,3 +82,21 @@ def test_the_tables_hold_prefix_against_snap_and_leave_out_the_own_delay(delays:
         "delay_0": "0.50 / 0.90",
         "delay_4": "0.50 / 0.90",
     }
+
+
+def test_one_more_command_is_compared_with_snap_under_the_same_delay(delays: ModuleType) -> None:
+    commit = importlib.import_module("commit")
+    suite = delays.make_suite(delays.parse([]))
+    spec = cli.compose("train", [f"task={suite.task}"]).task.spec
+    policy: Any = SimpleNamespace(spec=spec, max_prefix=max(delays.DELAYS), act=print)
+    rows = {}
+    for place, (seam, delay, more) in enumerate(commit.choose_cases()):
+        Execution(seam, exec_horizon=commit.EXEC_HORIZON, commit_steps=more).check(policy, delay)
+        rows[seam, delay, more] = commit.row((seam, delay, more), [made_up_trial([True, False], [1.0 + place, None])] * 2)
+    table = commit.compare(rows)
+    assert [line["delay"] for line in table] == sorted(line["delay"] for line in table)
+    for line in table:
+        (case,) = [case for case, known in rows.items() if known is line["measured"]]
+        seam, delay, more = case
+        assert line["jerk"] == round(rows[case]["boundary_jerk"] / rows["snap", delay, 0]["boundary_jerk"], 2)
+        assert line["committed"] == ("snap" if seam == "snap" else delay + more)
