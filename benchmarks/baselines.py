@@ -128,7 +128,8 @@ def one_observation(policy: DriftingPolicy) -> tuple[dict[str, np.ndarray]]:
     """Arguments for `act`: the middle of every range, one row."""
     spec = policy.spec
     zeros = {key: torch.zeros((1, spec.obs_horizon, *array.shape)) for key, array in spec.observations.items()}
-    return ({key: policy.normalizer.unnormalize(key, value).numpy() for key, value in zeros.items()},)
+    raw = {key: policy.normalizer.unnormalize(key, value).numpy() for key, value in zeros.items()}
+    return ({key: value.astype(np.uint8) if spec.observations[key].is_image else value for key, value in raw.items()},)
 
 
 def one_step(overrides: Sequence[str]) -> Any:

@@ -52,3 +52,14 @@ def test_a_suite_that_does_not_exist_is_no_task(suites: dict[str, Any]) -> None:
     assert "push_t/human_mlp" in suites
     with pytest.raises(ConfigError, match="Unknown task"):
         cli.compose("train", ["task=juggling"])
+
+
+def test_pictures_can_be_timed(suites: dict[str, Any]) -> None:
+    baselines = importlib.import_module("baselines")
+    suite = suites["push_t_image/human_small"]
+    settings = [f"task={suite.task}", *suite.arms["regression"].overrides, *suite.overrides, "trainer.batch_size=2"]
+    baselines.one_step(settings)()
+    policy = importlib.import_module("latency").build_policy(settings)
+    (observation,) = baselines.one_observation(policy)
+    assert observation["image"].dtype == "uint8"
+    assert policy.act(observation).shape[0] == 1
