@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-MATRIX := lift/scripted_unet can/scripted_unet square/scripted_unet block_push/scripted_unet conveyor/bundled_unet
+MATRIX := lift/scripted_unet can/scripted_unet square/scripted_unet block_push/scripted_unet push_t_image/human_small conveyor/bundled_unet
 
 .PHONY: help install train demo test bench evidence matrix toys clean
 
