@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-MATRIX := lift/scripted_unet can/scripted_unet square/scripted_unet block_push/scripted_unet push_t_image/human_small conveyor/bundled_unet
+MATRIX := lift/scripted_unet can/scripted_unet square/scripted_unet block_push/scripted_unet conveyor/bundled_unet
 
 .PHONY: help install train demo test bench evidence matrix toys clean
 
@@ -58,11 +58,15 @@ evidence: $(INSTALLED)
 	$(RUN) benchmarks/baselines.py push_t/human_mlp
 	$(RUN) benchmarks/baselines.py push_t/human_mlp_options
 	$(RUN) benchmarks/baselines.py push_t/human_unet
+	$(RUN) benchmarks/baselines.py kitchen/human_unet
+	$(RUN) benchmarks/baselines.py push_t_image/human_small
 	$(RUN) benchmarks/delays.py --picture docs/delays.png
 	$(RUN) benchmarks/commit.py
+	$(RUN) benchmarks/matrix.py
 	$(RUN) -m drifting_policy.report tables
 	$(RUN) -m drifting_policy.report tables --document docs/training.md
 	$(RUN) -m drifting_policy.report tables --document docs/evaluation.md
+	$(RUN) -m drifting_policy.report tables --document docs/tasks.md
 
 matrix: $(INSTALLED)
 	$(RUN) -m drifting_policy.datasets.experts --task lift --episodes 200 --workers 2 --out data/robomimic/lift_scripted.hdf5
