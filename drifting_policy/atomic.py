@@ -1,25 +1,35 @@
 """Files and folders that are whole or absent: written beside their place, then renamed into it."""
 
+import contextlib
 import json
 import os
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
 
-def write_bytes(path: Path, content: bytes) -> None:
-    """Write `content` to `path`; if that fails, `path` is as it was."""
+@contextlib.contextmanager
+def _draft(path: Path) -> Iterator[Path]:
+    """The place of a draft, which becomes `path` at the end, or is gone if that fails."""
     draft = path.with_name(f".{path.name}.draft")
     try:
-        draft.write_bytes(content)
+        yield draft
         draft.replace(path)
     finally:
         draft.unlink(missing_ok=True)
 
 
+def write_bytes(path: Path, content: bytes) -> None:
+    """Write `content` to `path`; if that fails, `path` is as it was."""
+    with _draft(path) as draft:
+        draft.write_bytes(content)
+
+
 def write_text(path: Path, text: str) -> None:
     """Write `text` to `path`; if that fails, `path` is as it was."""
-    write_bytes(path, text.encode())
+    with _draft(path) as draft:
+        draft.write_text(text)
 
 
 def write_json(path: Path, values: Any) -> None:

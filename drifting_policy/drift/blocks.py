@@ -13,6 +13,7 @@ from jaxtyping import Float
 from torch import Tensor
 
 from drifting_policy.drift.definitions import (
+    DIRECT_COORDINATES,
     LOG_TINY,
     MIN_MEAN_SQUARE,
     MIN_SCALE,
@@ -27,7 +28,6 @@ from drifting_policy.drift.definitions import (
 Block = tuple[slice, slice]  # of the conditions and of their positions
 BLOCK_NUMBERS = {"cpu": 2**20}  # coordinates of a block; elsewhere there is nothing to win but less memory
 MOST_NUMBERS = 2**28
-BLOCK_COORDINATES = 32  # below, distances are summed coordinate by coordinate
 
 
 @final
@@ -48,7 +48,7 @@ class Workspace:
 
 def worth_blocks(targets: int, coordinates: int) -> bool:
     """Whether conditions of so many samples and coordinates are better treated in blocks."""
-    return coordinates > SMALL_SUM[1] or (targets > SMALL_SUM[0] and coordinates >= BLOCK_COORDINATES)
+    return coordinates > DIRECT_COORDINATES and (targets > SMALL_SUM[0] or coordinates > SMALL_SUM[1])
 
 
 def field_in_blocks(
