@@ -205,7 +205,7 @@ def train_bimodal(*, max_prefix: int) -> DriftingPolicy:
     objective = OBJECTIVES["drift"](**arguments(cli.compose("train", ["objective=drift"]).objective))
     optimizer = torch.optim.AdamW(trainable(learner), lr=2e-3)
     state = TrainState(learner, Ema(learner, copy, power=0.75, max_decay=0.99), optimizer)
-    Trainer(state, objective, batches, seed=0, schedule=lambda step: 1.0, learning_rate=2e-3, clip_norm=1.0).run(until=400)
+    Trainer(state, objective, batches, seed=0, schedule=lambda step: 1.0, learning_rate=2e-3, clip_norm=1.0).run(until=1000)
     return learner.eval()
 
 
