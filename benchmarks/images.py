@@ -38,7 +38,7 @@ METRICS = {  # of imagenet.evaluate, as they are called in the rows
 ARMS: dict[str, tuple[str, ...]] = {
     FULL: (),
     CONTROL: ("task.encoder=none",),
-    LONGER: ("task.encoder=none", "task.trainer.steps=750"),  # in the time of the full one
+    LONGER: ("task.encoder=none", "task.trainer.steps=750"),  # a step without features takes less time; `step_seconds` tells
     "attraction alone": ("task.drift.repulsion=0",),
     "attraction x 1.5": ("task.drift.attraction=1.5",),
     "attraction x 2": ("task.drift.attraction=2",),

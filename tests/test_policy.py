@@ -143,7 +143,7 @@ def test_any_layout_of_the_callers_arrays_will_do_and_none_is_touched(layout: st
     before = noise.copy()
     chunk = SHARED.act(obs, noise=noise)
     expected = SHARED.act(plain, noise=np.array(noise, np.float32, order="C"))
-    np.testing.assert_allclose(chunk, expected, rtol=1e-5)  # the last bit depends on where in memory the copies lie
+    np.testing.assert_allclose(chunk, expected, rtol=1e-5)  # the last bits were seen to differ
     np.testing.assert_array_equal(noise, before)
     assert all(np.array_equal(obs[key], value) for key, value in plain.items())
 
