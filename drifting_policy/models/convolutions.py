@@ -59,7 +59,10 @@ class PackedMatrix(Matrix):
 
 @final
 class ByteMatrix(Matrix):
-    """Weights in 8 bits with one scale per output; every call rounds its rows to 8 bits with a scale of their own."""
+    """Weights in 8 bits with one scale per output; every call rounds its rows to 8 bits with a scale of their own.
+
+    A CPU without VNNI adds two products in 16 bits, where those of 8 by 8 bits overflow: rows get 7 bits there.
+    """
 
     def __init__(self, weight: Float[Tensor, "o i"], bias: Float[Tensor, " o"] | None) -> None:
         """Weights are rounded to 255 levels, symmetric around 0, the outermost at the largest of each output."""
@@ -69,11 +72,12 @@ class ByteMatrix(Matrix):
         with warnings.catch_warnings():  # PyTorch means to move these tensors to another package one day
             warnings.filterwarnings("ignore", ".*quantize_per_channel", UserWarning)
             rounded = torch.quantize_per_channel(weight.detach().contiguous(), scale, zeros, 0, torch.qint8)
+        self.reduce_range = not torch.cpu._is_vnni_supported()
         self.packed = torch.ops.quantized.linear_prepack(rounded, None if bias is None else bias.detach())
 
     def forward(self, rows: Float[Tensor, "n i"]) -> Float[Tensor, "n o"]:
         """One result for every row."""
-        product: Tensor = torch.ops.quantized.linear_dynamic(rows, self.packed, reduce_range=False)
+        product: Tensor = torch.ops.quantized.linear_dynamic(rows, self.packed, reduce_range=self.reduce_range)
         return product
 
 
@@ -83,7 +87,7 @@ def lay_out(
     """The matrix in the layout asked for; `dtype` is None, "bfloat16" or "int8".
 
     Raises:
-        ConfigError: where this build of PyTorch has no such layout.
+        ConfigError: where this build of PyTorch has no such layout, or this CPU not the instructions for it.
     """
     if share_weights:
         return SharedMatrix(weight, bias)
@@ -93,6 +97,8 @@ def lay_out(
         return ByteMatrix(weight, bias)
     if not torch._C._has_mkldnn or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
         raise ConfigError("This build of PyTorch lacks oneDNN, which lays weights out; say share_weights=True.")
+    if dtype == "bfloat16" and not torch.ops.mkldnn._is_mkldnn_bf16_supported():
+        raise ConfigError("This CPU has no instructions for products in bfloat16 (AVX-512); choose dtype=int8, or none.")
     return PackedMatrix(weight, bias, dtype=torch.bfloat16 if dtype else torch.float32)
 
 
@@ -149,7 +155,7 @@ def replacement(module: nn.Module, *, dtype: str | None, share_weights: bool) ->
     """The module that computes what the convolution `module` does.
 
     Raises:
-        ConfigError: where this build of PyTorch has no such layout.
+        ConfigError: where this build of PyTorch has no such layout, or this CPU not the instructions for it.
     """
     if isinstance(module, nn.ConvTranspose1d):
         return SpreadConv1d(module, dtype=dtype, share_weights=share_weights)
