@@ -13,7 +13,7 @@ from typing import Any
 
 import numpy as np
 import torch
-from timing import RESULTS, interleaved, random_walks, record, spread
+from timing import RESULTS, interleaved, random_walks, record, spread, wait
 from torch import Tensor
 
 from drifting_policy import cli, train
@@ -35,20 +35,24 @@ def build_policy(head: str) -> DriftingPolicy:
 
 
 def prepare(policy: DriftingPolicy) -> dict[str, Callable[[], Any]]:
-    """`act` and `network` for the same observation and noise: raw units "1 t d" as an array, network units "1 1 t d"."""
+    """`act` and `network` for the same observation and noise: raw units "1 t d" as an array, network units "1 1 t d".
+
+    `start` is the network without waiting for its chunk, which matters on a GPU.
+    """
     rng, spec = np.random.default_rng(0), policy.spec
     shapes = {key: (1, spec.obs_horizon, *array.shape) for key, array in spec.observations.items()}
     obs = {key: rng.standard_normal(shape, dtype=np.float32) for key, shape in shapes.items()}
     noise = rng.standard_normal((1, *spec.sample_shape), dtype=np.float32)
-    ready = {key: policy.normalizer.normalize(key, torch.from_numpy(value)) for key, value in obs.items()}
-    ready_noise = torch.from_numpy(noise)[:, None] * policy.noise_scale
+    device = policy.normalizer.device
+    ready = {key: policy.normalizer.normalize(key, torch.from_numpy(value).to(device)) for key, value in obs.items()}
+    ready_noise = torch.from_numpy(noise).to(device)[:, None] * policy.noise_scale
 
     @torch.inference_mode()
-    def network() -> Tensor:
+    def start() -> Tensor:
         chunk: Tensor = policy.generator(ready_noise, policy.encoder(ready))
         return chunk
 
-    return {"act": lambda: policy.act(obs, noise=noise), "network": network}
+    return {"act": lambda: policy.act(obs, noise=noise), "network": lambda: wait(start()), "start": start}
 
 
 def measure(head: str, *, repetitions: int) -> dict[str, Any]:

@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from timing import RESULTS, interleaved, record, spread
+from timing import RESULTS, interleaved, record, spread, wait
 from torch import Tensor
 
 from drifting_policy.drift import drift_loss_features
@@ -76,13 +76,6 @@ def draw_factors(
     every = torch.randn(conditions, targets, shape[1], generator=generator, device=device)
     affinity = torch.rand(conditions, GENERATED, targets, generator=generator, device=device)
     return every[:, :GENERATED].contiguous(), every, affinity
-
-
-def wait(result: Tensor) -> Tensor:
-    """`result`, when it is there."""
-    if result.is_cuda:
-        torch.cuda.synchronize(result.device)
-    return result
 
 
 def measure(*, labels: int, repetitions: int, device: torch.device) -> list[dict[str, Any]]:

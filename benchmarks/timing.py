@@ -8,6 +8,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
+from torch import Tensor
 
 from drifting_policy.atomic import write_json
 from drifting_policy.config import ArrayConfig, TaskConfig
@@ -50,6 +51,13 @@ def interleaved(calls: Mapping[K, Callable[[], object]], *, repetitions: int, wa
             call()
             times[name].append(1000 * (time.perf_counter() - start))
     return {name: taken[warmup:] for name, taken in times.items()}
+
+
+def wait(result: Tensor) -> Tensor:
+    """`result`, when it is there: a GPU computes on while Python goes on."""
+    if result.is_cuda:
+        torch.cuda.synchronize(result.device)
+    return result
 
 
 def spread(times: Sequence[float]) -> dict[str, float]:

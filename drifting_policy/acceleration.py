@@ -143,7 +143,7 @@ class StaticForward:
         return self._chunk.clone()
 
 
-def capture_graph(work: Callable[[], None]) -> Callable[[], None]:
+def capture_graph(work: Callable[[], object]) -> Callable[[], None]:
     """What repeats `work` as one CUDA graph (https://pytorch.org/docs/stable/notes/cuda.html#cuda-graphs)."""
     side = torch.cuda.Stream()  # type: ignore[no-untyped-call]
     side.wait_stream(torch.cuda.current_stream())
