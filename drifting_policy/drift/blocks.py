@@ -46,9 +46,12 @@ class Workspace:
         return held[:size].view(shape)
 
 
-def worth_blocks(targets: int, coordinates: int) -> bool:
-    """Whether conditions of so many samples and coordinates are better treated in blocks."""
-    return coordinates > DIRECT_COORDINATES and (targets > SMALL_SUM[0] or coordinates > SMALL_SUM[1])
+def worth_blocks(targets: int, coordinates: int, device: torch.device) -> bool:
+    """Whether conditions of so many samples and coordinates are better treated in blocks.
+
+    On a GPU all are: a few large operations instead of many small ones.
+    """
+    return device.type == "cuda" or coordinates > DIRECT_COORDINATES and (targets > SMALL_SUM[0] or coordinates > SMALL_SUM[1])
 
 
 def field_in_blocks(
@@ -118,7 +121,12 @@ def gather(parts: tuple[Tensor, ...], block: Block, memory: Workspace, dtype: to
 
 def distances(points: Float[Tensor, "k m f"], out: Float[Tensor, "k g m"]) -> None:
     """Write the distances of the first g points from all, at least 1e-4."""
-    squares, generated = torch.linalg.vector_norm(points, dim=-1).square_(), out.shape[1]
+    generated = out.shape[1]
+    if points.shape[-1] <= DIRECT_COORDINATES:  # exact for close points
+        exact = torch.cdist(points[:, :generated], points, compute_mode="donot_use_mm_for_euclid_dist")
+        torch.clamp(exact, min=math.sqrt(MIN_SQUARED_DISTANCE), out=out)
+        return
+    squares = torch.linalg.vector_norm(points, dim=-1).square_()
     torch.add(squares[:, :generated, None], squares[:, None], out=out)
     out.baddbmm_(points[:, :generated], points.mT, alpha=-2).clamp_(min=MIN_SQUARED_DISTANCE).sqrt_()
 

@@ -89,7 +89,8 @@ def drift(
     parts = x, x[:, :0] if neg is None else neg, pos
     weight = target_weights(parts, (gen_weight, neg_weight, pos_weight), torch.promote_types(x.dtype, torch.float32))
     with torch.autocast(device_type=x.device.type, enabled=False):
-        compute = field_in_blocks if worth_blocks(sum(part.shape[1] for part in parts), x.shape[-1]) else field_of_few
+        many = worth_blocks(sum(part.shape[1] for part in parts), x.shape[-1], x.device)
+        compute = field_in_blocks if many else field_of_few
         matched = parts if x.ndim == 4 else (parts[0][:, :, None], parts[1][:, :, None], parts[2][:, :, None])
         return compute(matched, weight, options, workspace or Workspace())
 

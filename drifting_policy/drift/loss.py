@@ -79,7 +79,7 @@ def drift_loss_features(
     options = {"workspace": Workspace(), **options}
     for name, (x, pos, neg) in features.items():
         samples = pos.shape[1] + x.shape[1] + (0 if neg is None else neg.shape[1])
-        if x.ndim == 4 and worth_blocks(samples, x.shape[-1]):
+        if x.ndim == 4 and worth_blocks(samples, x.shape[-1], x.device):
             loss, fields[name] = _loss_of_positions(x, drift(x, pos, neg, **options))
         else:
             positions = 1 if x.ndim == 3 else x.shape[2]

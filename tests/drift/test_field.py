@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from drifting_policy.drift import Field, drift
-from drifting_policy.drift.blocks import Workspace, field_in_blocks, split
+from drifting_policy.drift.blocks import Workspace, distances, field_in_blocks, split
 from drifting_policy.drift.definitions import FieldOptions
 from drifting_policy.drift.field import affinities, balanced_force, pairwise_distance, weighted_sum
 from drifting_policy.drift.loss import DriftOptions
@@ -107,6 +107,18 @@ def test_equals_plain_loops(options: dict[str, Any], shape: tuple[int, ...], see
     for size in (1, 20, 10**6):
         field = field_in_blocks(parts, order if weighted else None, FieldOptions(**options), Workspace(), block_numbers=size)
         compare(field, expected)
+
+
+@pytest.mark.parametrize("coordinates", [64, 65, 600])
+def test_blocks_measure_the_distances_of_points_with_many_coordinates(coordinates: int) -> None:
+    """Up to 64 they are sums of differences, beyond that dot products."""
+    points = normal(3, 9, coordinates, seed=1)
+    points[:, 5] = points[:, 0]  # close points
+    out = torch.empty(3, 4, 9, dtype=points.dtype)
+    distances(points - points.mean(dim=1, keepdim=True), out)
+    exact = (points[:, :4, None] - points[:, None]).square().sum(dim=-1).clamp_min(1e-8).sqrt()
+    np.testing.assert_allclose(out, exact, rtol=1e-9, atol=1e-6)
+    assert out[0, 0, 5] == pytest.approx(1e-4, abs=1e-6)
 
 
 def compare(field: Field, expected: dict[str, Any]) -> None:
