@@ -2,9 +2,10 @@
 
 Under a delay of d steps a policy that knows prefixes continues d commands of the plan before; with `commit_steps=1` it
 continues d + 1. Two commands tell a velocity, one does not. The policy with prefixes of `delays.py` is trained, or found among
-its runs, and plays the same episodes with every number of committed commands, and with `snap`.
+its runs, and plays the same episodes with every number of committed commands, and with `snap`; with fresh noise for every plan,
+and with that of the first plan of the episode.
 
-`python benchmarks/commit.py` writes results/push_t/commit.json, one row for each delay and number of commands.
+`python benchmarks/commit.py` writes results/push_t/commit.json, one row for each delay, noise and number of commands.
 """
 
 import argparse
@@ -28,6 +29,7 @@ from drifting_policy.versions import versions
 
 SHORT = (0, 1, 2)  # delays under which few commands are committed
 MORE = (0, 1, 2)  # commands beyond those
+Seam = tuple[str, int, int, bool]  # how plans meet, delay, commands that are committed beyond it, whether noise is held
 
 
 def main(argv: Sequence[str] | None = None) -> None:
@@ -56,37 +58,45 @@ def main(argv: Sequence[str] | None = None) -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(given.out, {"benchmark": "commit", "task": suite.task, "rows": rows, "versions": versions()})
     for line in rows:
-        print(*(f"{name} {line[name]}" for name in ("delay", "committed", "jerk", "acceleration", "success", "max_score")))
+        print(
+            *(
+                f"{name} {line[name]}"
+                for name in ("delay", "noise", "committed", "jerk", "acceleration", "success", "max_score")
+            )
+        )
 
 
-def choose_cases() -> list[tuple[str, int, int]]:
-    """Seam, delay, and commands that are committed beyond it."""
-    return [("snap", delay, 0) for delay in SHORT] + [("prefix", delay, more) for delay in SHORT for more in MORE]
+def choose_cases() -> list[Seam]:
+    """For each delay and either noise: `snap`, and prefixes of the delay and of more commands."""
+    kinds = [("snap", 0), *(("prefix", more) for more in MORE)]
+    return [(seam, delay, more, held) for delay in SHORT for held in (False, True) for seam, more in kinds]
 
 
-def judge(case: tuple[str, int, int], seed: int, *, suite: Suite, home: Path) -> Trial:
+def judge(case: Seam, seed: int, *, suite: Suite, home: Path) -> Trial:
     """The newest checkpoint of a run on the first test episodes."""
     torch.set_num_threads(1)
-    seam, delay, more = case
+    seam, delay, more, held = case
     run = folder(home, suite.arms[PREFIX], seed)
     options: dict[str, Any] = {name: getattr(suite, name) for name in ("split", "episodes", "num_envs", "inference_batch")}
-    execution = Execution(seam, exec_horizon=EXEC_HORIZON, commit_steps=more)
+    execution = Execution(seam, exec_horizon=EXEC_HORIZON, commit_steps=more, held_noise=held)
     steps = last_steps(run, suite.checkpoints)
     return play_trial(run, load_task(suite.task), steps=steps, latency_steps=delay, execution=execution, **options)
 
 
-def row(case: tuple[str, int, int], trials: Sequence[Trial]) -> dict[str, Any]:
+def row(case: Seam, trials: Sequence[Trial]) -> dict[str, Any]:
     """The row of one case, as in `delays.py`."""
-    seam, delay, more = case
-    return make_row(Case(PREFIX, seam, delay), trials, {}, exec_horizon=EXEC_HORIZON) | {"commit_steps": more}
+    seam, delay, more, held = case
+    known = make_row(Case(PREFIX, seam, delay), trials, {}, exec_horizon=EXEC_HORIZON)
+    return known | {"commit_steps": more, "held_noise": held}
 
 
-def compare(rows: dict[tuple[str, int, int], dict[str, Any]]) -> list[dict[str, Any]]:
-    """Largest jerk and acceleration at the boundaries of chunks over those of `snap` under the same delay, and the scores."""
+def compare(rows: dict[Seam, dict[str, Any]]) -> list[dict[str, Any]]:
+    """Largest jerk and acceleration at the boundaries of chunks over those of `snap` with fresh noise, and the scores."""
     table = []
-    for (seam, delay, more), known in rows.items():
-        snap = rows["snap", delay, 0]
-        line: dict[str, Any] = {"delay": delay, "committed": delay + more if seam == "prefix" else "snap"}
+    for (seam, delay, more, held), known in rows.items():
+        snap = rows["snap", delay, 0, False]
+        line: dict[str, Any] = {"delay": delay, "noise": "held" if held else "fresh"}
+        line["committed"] = delay + more if seam == "prefix" else "snap"
         for name in ("boundary_jerk", "boundary_acceleration"):
             line[name.removeprefix("boundary_")] = round(known[name] / snap[name], 2)
         for name in ("success", "max_score"):

@@ -53,7 +53,7 @@ class MadeUp(Goal):
 
     def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
         """That of any step."""
-        losses, _ = image_loss(self.network, self.extractor, **self.images, **self.options)
+        losses, _ = image_loss(self.network, self.extractor, **cast("Any", self.images), **self.options)
         return losses.mean(), {}
 
     def picture(self, network: nn.Module) -> tuple[Tensor, int]:
@@ -72,14 +72,14 @@ def draw_images(task: GeneratorTask, generator: ImageGenerator, *, labels: int, 
     """The images, noise and classes of one step."""
     source, counts = torch.Generator(device).manual_seed(0), task.batch
     normal = partial(torch.randn, generator=source, device=device)
-    style = generator.draw_style(labels * counts.generated, source)
+    style = generator.draw_style(labels * counts.generated, source).view(labels, counts.generated, -1)
     return {
         "labels": torch.randint(generator.classes, (labels,), generator=source, device=device),
         "positives": normal(labels, counts.positives, *generator.image_shape),
         "unconditional": normal(labels, counts.unconditional, *generator.image_shape),
         "scales": 1 + torch.rand(labels, generator=source, device=device),
         "noise": normal(labels, counts.generated, *generator.image_shape),
-        "style": style.unflatten(0, (labels, counts.generated)),
+        "style": style,
     }
 
 
@@ -107,14 +107,13 @@ def make_trainer(goal: MadeUp, task: GeneratorTask) -> ImageTrainer:
 
 
 def seconds(work: Callable[[], object], *, repetitions: int, device: torch.device) -> float:
-    """The median time of some work, after once for warm-up, with the device idle before and after."""
-    wait = torch.cuda.synchronize if device.type == "cuda" else lambda: None
+    """The median time of some work, after once for warm-up, until the device is idle."""
     taken = []
     for _ in range(repetitions + 1):
-        wait()
         begin = time.perf_counter()
         work()
-        wait()
+        if device.type == "cuda":
+            torch.cuda.synchronize()
         taken.append(time.perf_counter() - begin)
     return float(np.median(taken[1:]))
 
@@ -204,7 +203,8 @@ def run(task: GeneratorTask, *, labels: int, options: dict[str, Any], repetition
     """Seconds of a step and of the core in it, and the memory of both."""
     device: torch.device = options["device"]
     goal = build(task, labels=labels, **options)
-    trainer, found = make_trainer(goal, task), {"labels": labels, "parameters": count_parameters(goal.network)}
+    trainer = make_trainer(goal, task)
+    found: dict[str, Any] = {"labels": labels, "parameters": count_parameters(goal.network)}
     if device.type == "cuda":
         torch.cuda.reset_peak_memory_stats()
     found["step_s"] = seconds(lambda: trainer.run(until=trainer.state.step + 1), repetitions=repetitions, device=device)

@@ -5,7 +5,6 @@ from collections.abc import Mapping, Sequence
 from fractions import Fraction
 from pathlib import Path
 
-import av
 import numpy as np
 from PIL import Image, ImageDraw
 
@@ -26,6 +25,8 @@ def write_video(path: Path, frames: Sequence[np.ndarray], *, fps: float) -> None
     _check_frames(frames)
     height, width = frames[0].shape[:2]
     partial = path.with_name(f".{path.name}.partial")
+    import av  # only who writes a film needs it
+
     try:
         with av.open(str(partial), "w", format="mp4") as container:
             stream = container.add_stream("libx264", rate=Fraction(fps).limit_denominator(1000))

@@ -90,13 +90,15 @@ def test_one_more_command_is_compared_with_snap_under_the_same_delay(delays: Mod
     spec = cli.compose("train", [f"task={suite.task}"]).task.spec
     policy: Any = SimpleNamespace(spec=spec, max_prefix=max(delays.DELAYS), act=print)
     rows = {}
-    for place, (seam, delay, more) in enumerate(commit.choose_cases()):
+    for place, case in enumerate(commit.choose_cases()):
+        seam, delay, more, _ = case
         Execution(seam, exec_horizon=commit.EXEC_HORIZON, commit_steps=more).check(policy, delay)
-        rows[seam, delay, more] = commit.row((seam, delay, more), [made_up_trial([True, False], [1.0 + place, None])] * 2)
+        rows[case] = commit.row(case, [made_up_trial([True, False], [1.0 + place, None])] * 2)
     table = commit.compare(rows)
     assert [line["delay"] for line in table] == sorted(line["delay"] for line in table)
     for line in table:
         (case,) = [case for case, known in rows.items() if known is line["measured"]]
-        seam, delay, more = case
-        assert line["jerk"] == round(rows[case]["boundary_jerk"] / rows["snap", delay, 0]["boundary_jerk"], 2)
+        seam, delay, more, held = case
+        assert line["jerk"] == round(rows[case]["boundary_jerk"] / rows["snap", delay, 0, False]["boundary_jerk"], 2)
+        assert line["noise"] == ("held" if held else "fresh")
         assert line["committed"] == ("snap" if seam == "snap" else delay + more)
