@@ -56,7 +56,7 @@ def accelerate(
             half the memory where `policy` is kept, but slower.
         compile: Compile encoder and action head by torch.compile, at the first plan of every batch size; that takes a C++
             compiler and a minute. It goes with convolutions that share their weights, or with none.
-        cuda_graph: Capture the whole map, for one observation, as a CUDA graph. It has never been run on a GPU.
+        cuda_graph: Capture the whole map, for one observation, as a CUDA graph.
         dtype: "bfloat16" or "int8" weights for the convolutions: they change the chunk by about 1 and 5 percent of its spread.
 
     Raises:
@@ -85,6 +85,16 @@ def accelerate(
     if cuda_graph:
         faster.forward = StaticForward(faster, capture=capture_graph)  # type: ignore[method-assign]
     return faster
+
+
+def quicken(policy: DriftingPolicy, *, dtype: str | None = None) -> DriftingPolicy:
+    """`accelerate` as it pays where the policy is: convolutions as matrix products on a CPU, a CUDA graph on a GPU.
+
+    Raises:
+        ConfigError: as `accelerate`.
+    """
+    on_gpu = policy.normalizer.device.type == "cuda"
+    return accelerate(policy, convolutions=not on_gpu, cuda_graph=on_gpu, dtype=dtype)
 
 
 def _sharing_copy(policy: DriftingPolicy) -> DriftingPolicy:

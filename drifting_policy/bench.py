@@ -33,10 +33,10 @@ def run(config: BenchConfig) -> None:
 
 def _trained(config: BenchConfig) -> tuple[Policy, dict[str, Any], Path]:
     """The policy of a checkpoint, what is told about it, and where its certificate belongs."""
-    from drifting_policy.acceleration import accelerate
+    from drifting_policy.acceleration import quicken
 
     candidate = load_candidate(config.ckpt, task=config.task, device=config.device, sampler=config.sampler.changes)
-    policy = accelerate(candidate.policy, dtype=config.dtype) if config.accelerate else candidate.policy
+    policy = quicken(candidate.policy, dtype=config.dtype) if config.accelerate else candidate.policy
     name = "_".join(["latency", *(["accelerated"] if config.accelerate else []), *([config.dtype] if config.dtype else [])])
     about = candidate.about | {
         "weights_sha256": candidate.checksum,

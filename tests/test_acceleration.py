@@ -8,8 +8,10 @@ import pytest
 import torch
 from torch import nn
 
-from drifting_policy.acceleration import StaticForward, accelerate, warm_up
+from drifting_policy import acceleration
+from drifting_policy.acceleration import StaticForward, accelerate, quicken, warm_up
 from drifting_policy.models.convolutions import replaceable, replacement
+from drifting_policy.normalize import Normalizer
 from drifting_policy.policy import DriftingPolicy
 from drifting_policy.types import ArraySpec, ConfigError, ObservationError, PolicySpec
 
@@ -168,3 +170,12 @@ def test_a_captured_forward_goes_through_its_buffers() -> None:
 def test_warming_up_plans_as_often_as_told() -> None:
     ticks = iter(range(100))
     assert warm_up(policy(MLP), repetitions=3, clock=lambda: float(next(ticks))) == [1.0, 1.0, 1.0]
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+def test_what_pays_depends_on_where_the_policy_is(device: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    asked: list[dict[str, Any]] = []
+    monkeypatch.setattr(acceleration, "accelerate", lambda policy, **options: asked.append(options) or policy)
+    monkeypatch.setattr(Normalizer, "device", property(lambda _: torch.device(device)))
+    quicken(policy())
+    assert asked == [{"convolutions": device == "cpu", "cuda_graph": device == "cuda", "dtype": None}]

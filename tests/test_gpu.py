@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from drifting_policy import cli, train
-from drifting_policy.acceleration import accelerate, warm_up
+from drifting_policy.acceleration import accelerate, quicken, warm_up
 from drifting_policy.checkpoint import load_policy, resumable
 from drifting_policy.data.chunks import chunk_index
 from drifting_policy.drift import drift_loss, drift_loss_features
@@ -102,7 +102,7 @@ def test_a_cuda_graph_plans_what_the_policy_plans(head: str) -> None:
         np.testing.assert_allclose(plan, slow.act(**given), atol=2e-3)  # a GPU's convolutions round to TF32
     with pytest.raises(ObservationError, match="one observation at a time; got 2"):
         fast.act(**inputs(slow.spec, 2))
-    assert len(warm_up(fast)) == 3
+    assert len(warm_up(quicken(moved))) == 3
 
 
 @pytest.mark.parametrize("options", [(), ("trainer.bf16=true",), ("objective=diffusion",), ("generator=unet",)])
