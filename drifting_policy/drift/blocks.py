@@ -28,6 +28,7 @@ from drifting_policy.drift.definitions import (
 Block = tuple[slice, slice]  # of the conditions and of their positions
 BLOCK_NUMBERS = {"cpu": 2**20}  # coordinates of a block; elsewhere there is nothing to win but less memory
 MOST_NUMBERS = 2**28
+MAP_COORDINATES = 31  # of feature maps, up to which their positions are better treated all at once
 
 
 @final
@@ -46,12 +47,13 @@ class Workspace:
         return held[:size].view(shape)
 
 
-def worth_blocks(targets: int, coordinates: int, device: torch.device) -> bool:
-    """Whether conditions of so many samples and coordinates are better treated in blocks.
+def worth_blocks(x: Tensor, targets: int) -> bool:
+    """Whether conditions of so many samples, those of `x` among them, are better treated in blocks.
 
     On a GPU all are: a few large operations instead of many small ones.
     """
-    return device.type == "cuda" or coordinates > DIRECT_COORDINATES and (targets > SMALL_SUM[0] or coordinates > SMALL_SUM[1])
+    coordinates, direct = x.shape[-1], MAP_COORDINATES if x.ndim == 4 else DIRECT_COORDINATES
+    return x.is_cuda or (coordinates > direct and (targets > SMALL_SUM[0] or coordinates > SMALL_SUM[1]))
 
 
 def field_in_blocks(
@@ -60,6 +62,7 @@ def field_in_blocks(
     options: FieldOptions,
     workspace: Workspace,
     *,
+    groups: int = 1,
     block_numbers: int | None = None,
 ) -> Field:
     """The field at the generated samples of every position, one condition each; `drift` documents the options.
@@ -79,7 +82,7 @@ def field_in_blocks(
     for block in blocks:
         points = gather(parts, block, memory, dtype)
         distances(points, distance[block].flatten(0, 1))
-    mean, unit = _lengths(distance, weight, coordinates=coordinates, grouping=options.scale)
+    mean, unit = _lengths(distance, weight, coordinates=coordinates, grouping=options.scale, groups=groups)
     stretch = torch.ones_like(mean) if options.scale == "none" else mean.clamp_min(MIN_SCALE)
     if options.self_mask:
         distance.diagonal(dim1=2, dim2=3).add_(SELF_MASK * stretch[..., 0])
@@ -95,7 +98,14 @@ def field_in_blocks(
         )
         torch.bmm(coefficients.flatten(1, 2), points, out=forces[block].flatten(0, 1).flatten(1, 2))
         squares[block] = torch.linalg.vector_norm(forces[block].flatten(3), dim=-1).square_() / (generated * coordinates)
-    return _sum(forces, squares, blocks, mean, unit, scale=options.scale, force=options.force)
+    velocity, rms = _sum(forces, squares, blocks, grouping=options.force, groups=groups)
+    each = options.scale == "condition" or groups > 1
+    return Field(
+        velocity=velocity.flatten(0, 1),
+        scale=mean.flatten() if options.scale == "condition" else mean.view(groups, -1)[:, 0] if each else mean[0, 0, 0, 0],
+        unit=unit.reshape(-1, 1, 1) if each else unit[0, 0, 0, 0],
+        rms=rms if groups > 1 else rms[0],
+    )
 
 
 def split(conditions: int, positions: int, size: int) -> Iterator[Block]:
@@ -167,46 +177,48 @@ def signed_affinities(
 
 
 def _lengths(
-    distance: Float[Tensor, "b s g m"], weight: Float[Tensor, "b m"] | None, *, coordinates: int, grouping: Grouping
-) -> tuple[Float[Tensor, "_ _ 1 1"], Float[Tensor, "_ _ 1 1"]]:
+    distance: Float[Tensor, "b s g m"],
+    weight: Float[Tensor, "b m"] | None,
+    *,
+    coordinates: int,
+    grouping: Grouping,
+    groups: int,
+) -> tuple[Float[Tensor, "b s 1 1"], Float[Tensor, "b s 1 1"]]:
     """The weighted mean distance, and the unit of length that makes it sqrt(f) (A.6)."""
-    over = (2,) if grouping == "condition" else (0, 1, 2)
     sums = distance.sum(dim=2)
     shares = torch.ones_like(sums) if weight is None else weight[:, None].expand_as(sums)
-    mean = (sums * shares).sum(dim=over, keepdim=True) / (shares.sum(dim=over, keepdim=True) * distance.shape[2])
-    mean = mean[..., None]
+
+    def pool(values: Float[Tensor, "b s m"]) -> Float[Tensor, "_"]:
+        return values.sum(dim=2).flatten() if grouping == "condition" else values.reshape(groups, -1).sum(dim=1)
+
+    mean = pool(sums * shares) / (pool(shares) * distance.shape[2])
+    mean = mean.view(len(mean), 1).expand(-1, math.prod(distance.shape[:2]) // len(mean)).reshape(*distance.shape[:2], 1, 1)
     return mean, torch.ones_like(mean) if grouping == "none" else (mean / math.sqrt(coordinates)).clamp_min(MIN_SCALE)
 
 
-def within(length: Float[Tensor, "_ _ 1 1"], block: Block) -> Float[Tensor, "_ 1 1"]:
-    """The lengths of a block: its own, or the one of all."""
-    return (length[block] if length.numel() > 1 else length).flatten(0, 1)
+def within(length: Float[Tensor, "b s 1 1"], block: Block) -> Float[Tensor, "_ 1 1"]:
+    """The lengths of a block."""
+    return length[block].flatten(0, 1)
 
 
 def _sum(
     forces: Float[Tensor, "b s t g f"],
     squares: Float[Tensor, "b s t"],
     blocks: Sequence[Block],
-    mean: Float[Tensor, "_ _ 1 1"],
-    unit: Float[Tensor, "_ _ 1 1"],
     *,
-    scale: Grouping,
-    force: Grouping,
-) -> Field:
-    """The normalised forces of all temperatures together."""
+    grouping: Grouping,
+    groups: int,
+) -> tuple[Float[Tensor, "b s g f"], Float[Tensor, "_ t"]]:
+    """The normalised forces of all temperatures together, and the root mean square of each in each group."""
     conditions, positions, count, generated, coordinates = forces.shape
-    mean_square = squares if force == "condition" else squares.mean(dim=(0, 1), keepdim=True)
-    factors = torch.ones_like(mean_square) if force == "none" else mean_square.clamp_min(MIN_MEAN_SQUARE).rsqrt()
-    factors = factors.expand_as(squares)[..., None, None]
+    mean_square = squares.reshape(groups, -1, count)
+    mean_square = mean_square if grouping == "condition" else mean_square.mean(dim=1, keepdim=True)
+    factors = torch.ones_like(mean_square) if grouping == "none" else mean_square.clamp_min(MIN_MEAN_SQUARE).rsqrt()
+    factors = factors.expand(-1, conditions * positions // groups, -1).reshape(squares.shape)[..., None, None]
     velocity = torch.empty((conditions, positions, generated, coordinates), dtype=forces.dtype, device=forces.device)
     for block in blocks:
         total, terms, share = velocity[block], forces[block], factors[block]
         torch.mul(terms[:, :, 0], share[:, :, 0], out=total)
         for i in range(1, count):
             total.addcmul_(terms[:, :, i], share[:, :, i])
-    return Field(
-        velocity=velocity.flatten(0, 1),
-        scale=mean.flatten() if scale == "condition" else mean.reshape(()),
-        unit=unit.reshape(-1, 1, 1) if scale == "condition" else unit.reshape(()),
-        rms=mean_square.sqrt().mean(dim=(0, 1)),
-    )
+    return velocity, mean_square.sqrt().mean(dim=1)

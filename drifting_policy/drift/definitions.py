@@ -28,17 +28,29 @@ class Field:
 
     Attributes:
         velocity: V(x), in multiples of `unit`: `x + unit * velocity` is where the samples should go.
-        scale: mean distance between samples and targets, in the units of x; one number, or "b" with scale="condition".
-        unit: the length that normalised coordinates, max(scale / sqrt(f), 1e-3); one number, or "b 1 1" with
+        scale: mean distance between samples and targets, in the units of x; one number, one for each of several groups, or "b"
+            with scale="condition".
+        unit: the length that normalised coordinates, max(scale / sqrt(f), 1e-3); one number, or "b 1 1" with several groups or
             scale="condition"; 1 with scale="none".
         rms: root mean square of the force per temperature, before it was normalised; averaged over conditions with
-            force="condition". It tells how strong the field is, which the loss, made of normalised forces, does not.
+            force="condition"; "n k" for n > 1 groups. It tells how strong the field is, which the loss, made of normalised
+            forces, does not.
     """
 
     velocity: Float[Tensor, "b g f"]
     scale: Float[Tensor, "..."]
     unit: Float[Tensor, "..."]
-    rms: Float[Tensor, " k"]
+    rms: Float[Tensor, "*n k"]
+
+    def split(self, groups: int, *, scale: Grouping) -> "list[Field]":
+        """The fields of the groups that it was computed for, with this option `scale`."""
+        if groups == 1:
+            return [self]
+        velocities, units, scales = self.velocity.chunk(groups), self.unit.chunk(groups), self.scale.chunk(groups)
+        parts = [Field(*part) for part in zip(velocities, scales, units, self.rms, strict=True)]
+        if scale == "condition":
+            return parts
+        return [dataclasses.replace(part, scale=part.scale[0], unit=part.unit[0, 0, 0]) for part in parts]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -88,9 +100,15 @@ def check_options(
 
 
 def check_shapes(
-    x: Tensor, pos: Tensor, neg: Tensor | None, gen_weight: Tensor | None, pos_weight: Tensor | None, neg_weight: Tensor | None
+    x: Tensor,
+    pos: Tensor,
+    neg: Tensor | None,
+    gen_weight: Tensor | None,
+    pos_weight: Tensor | None,
+    neg_weight: Tensor | None,
+    groups: int,
 ) -> None:
-    """Raises ValueError for samples or weights that do not fit x."""
+    """Raises ValueError for samples, weights or groups that do not fit x."""
     if x.ndim not in (3, 4) or 0 in x.shape:
         raise ValueError(f"x must have shape (b, g, f) or (b, g, s, f) with no empty axis; got {tuple(x.shape)}.")
     conditions, generated, *rest = x.shape
@@ -98,6 +116,8 @@ def check_shapes(
         if points is not None and (points.ndim != x.ndim or points.shape[0] != conditions or [*points.shape[2:]] != rest):
             wanted = ", ".join(str(size) for size in (conditions, "any", *rest))
             raise ValueError(f"{name} must have shape ({wanted}) to fit x; got {tuple(points.shape)}.")
+    if groups < 1 or conditions % groups:
+        raise ValueError(f"groups must divide the {conditions} conditions of x; got {groups}.")
     if pos.shape[1] == 0:
         raise ValueError(f"pos must hold at least one sample per condition; got shape {tuple(pos.shape)}.")
     if neg is None and neg_weight is not None:

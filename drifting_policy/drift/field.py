@@ -53,6 +53,7 @@ def drift(
     self_mask: bool = True,
     attraction: float = 1.0,
     repulsion: float = 1.0,
+    groups: int = 1,
     workspace: Workspace | None = None,
 ) -> Field:
     """The drifting field at generated samples: attraction to data, repulsion from siblings and extra negatives.
@@ -78,6 +79,7 @@ def drift(
         self_mask: hide every sample from itself: its affinity to itself is then the floor.
         attraction: factor on V+, the pull towards the positives, before the force is normalised (Table 1).
         repulsion: factor on V-, the push away from the negatives; with two factors the field is no longer anti-symmetric.
+        groups: the conditions are so many equal parts in a row, and "batch" means each of these parts.
         workspace: memory that large calls use again; without one it is fresh, which takes time.
 
     Raises:
@@ -85,21 +87,21 @@ def drift(
     """
     check_options(temperatures, kernel, coupling, scale, force, affinity_floor, attraction, repulsion)
     options = FieldOptions(temperatures, kernel, coupling, scale, force, affinity_floor, self_mask, attraction, repulsion)
-    check_shapes(x, pos, neg, gen_weight, pos_weight, neg_weight)
+    check_shapes(x, pos, neg, gen_weight, pos_weight, neg_weight, groups)
     parts = x, x[:, :0] if neg is None else neg, pos
     weight = target_weights(parts, (gen_weight, neg_weight, pos_weight), torch.promote_types(x.dtype, torch.float32))
     with torch.autocast(device_type=x.device.type, enabled=False):
-        many = worth_blocks(sum(part.shape[1] for part in parts), x.shape[-1], x.device)
-        compute = field_in_blocks if many else field_of_few
+        many = worth_blocks(x, sum(part.shape[1] for part in parts))
         matched = parts if x.ndim == 4 else (parts[0][:, :, None], parts[1][:, :, None], parts[2][:, :, None])
-        return compute(matched, weight, options, workspace or Workspace())
+        if many or groups > 1:
+            return field_in_blocks(matched, weight, options, workspace or Workspace(), groups=groups)
+        return field_of_few(matched, weight, options)
 
 
 def field_of_few(
     parts: tuple[Float[Tensor, "b g s f"], Float[Tensor, "b n s f"], Float[Tensor, "b p s f"]],
     weight: Float[Tensor, "b m"] | None,
     options: FieldOptions,
-    _: Workspace,
 ) -> Field:
     """`field_in_blocks` for few samples or few coordinates: all conditions at once."""
     generated, negatives, positions = parts[0].shape[1], parts[0].shape[1] + parts[1].shape[1], parts[0].shape[2]

@@ -11,6 +11,10 @@ from drifting_policy.drift.blocks import Workspace, worth_blocks
 from drifting_policy.drift.definitions import Coupling, Field, Grouping, Kernel
 from drifting_policy.drift.field import drift, fold
 
+Triple = tuple[Tensor, Tensor, Tensor | None]  # generated, positive and negative samples
+SMALL_MAP = {"cpu": 2**17}  # numbers up to which joining the maps of one shape costs less than treating them one by one
+SMALL_MAP_ELSEWHERE = 2**26
+
 
 class DriftOptions(TypedDict, total=False):
     """The keyword options of `drift`, which documents them and holds their defaults."""
@@ -27,6 +31,7 @@ class DriftOptions(TypedDict, total=False):
     self_mask: bool
     attraction: float
     repulsion: float
+    groups: int
     workspace: Workspace | None
 
 
@@ -58,7 +63,7 @@ def drift_loss(
 
 
 def drift_loss_features(
-    features: Mapping[str, tuple[Tensor, Tensor, Tensor | None]], **options: Unpack[DriftOptions]
+    features: Mapping[str, Triple], **options: Unpack[DriftOptions]
 ) -> tuple[Float[Tensor, " b"], dict[str, Field]]:
     """The drifting loss summed over feature maps (eq. 13-14), and the field of each map.
 
@@ -75,23 +80,57 @@ def drift_loss_features(
     """
     if not features:
         raise ValueError("features must hold at least one feature map; got none.")
-    losses, fields = [], {}
     options = {"workspace": Workspace(), **options}
-    for name, (x, pos, neg) in features.items():
-        samples = pos.shape[1] + x.shape[1] + (0 if neg is None else neg.shape[1])
-        if x.ndim == 4 and worth_blocks(samples, x.shape[-1], x.device):
-            loss, fields[name] = _loss_of_positions(x, drift(x, pos, neg, **options))
+    losses: dict[str, Tensor] = {}
+    fields: dict[str, Field] = {}
+    for names in _alike(features):
+        x, pos, neg = triple = _join([features[name] for name in names])
+        if _in_blocks(triple):
+            each = {key: _repeat(value, len(names)) for key, value in options.items()}
+            loss, field = _loss_of_positions(x, drift(x, pos, neg, groups=len(names), **each))  # type: ignore[arg-type]
+            fields |= dict(zip(names, field.split(len(names), scale=options.get("scale", "batch")), strict=True))
         else:
             positions = 1 if x.ndim == 3 else x.shape[2]
-            each = {key: _repeat(value, positions) for key, value in options.items()}
-            triple = (x, pos, neg) if x.ndim == 3 else (fold(x), fold(pos), None if neg is None else fold(neg))
-            loss, fields[name] = drift_loss(*triple, **each)  # type: ignore[arg-type]
+            each = {key: _repeat_each(value, positions) for key, value in options.items()}
+            few = triple if x.ndim == 3 else (fold(x), fold(pos), None if neg is None else fold(neg))
+            loss, fields[names[0]] = drift_loss(*few, **each)  # type: ignore[arg-type]
             loss = loss.reshape(-1, positions).mean(dim=1)
-        losses.append(loss)
-    return torch.stack(losses).sum(dim=0), fields
+        losses |= dict(zip(names, loss.chunk(len(names)), strict=True))
+    return torch.stack([losses[name] for name in features]).sum(dim=0), {name: fields[name] for name in features}
 
 
-def _repeat(value: object, positions: int) -> object:
+def _in_blocks(triple: Triple) -> bool:
+    """Whether the field of a feature map is computed in blocks."""
+    x, *others = triple
+    samples = x.shape[1] + sum(part.shape[1] for part in others if part is not None)
+    return x.ndim == 4 and worth_blocks(x, samples)
+
+
+def _alike(features: Mapping[str, Triple]) -> list[list[str]]:
+    """The names of the maps that are better treated together: small ones of one shape, which differ in nothing but numbers."""
+    groups: dict[object, list[str]] = {}
+    for name, triple in features.items():
+        x = triple[0]
+        alone = not _in_blocks(triple) or x.numel() > SMALL_MAP.get(x.device.type, SMALL_MAP_ELSEWHERE)
+        kind = name if alone else tuple((part.shape, part.dtype, part.device) for part in triple if part is not None)
+        groups.setdefault(kind, []).append(name)
+    return list(groups.values())
+
+
+def _join(triples: Sequence[Triple]) -> Triple:
+    """The maps one after the other along the axis of conditions; nothing is copied where there is one."""
+    if len(triples) == 1:
+        return triples[0]
+    x, pos, neg = zip(*triples, strict=True)
+    return torch.cat(x), torch.cat(pos), None if neg[0] is None else torch.cat(neg)
+
+
+def _repeat(value: object, times: int) -> object:
+    """Weights of conditions become those of all maps."""
+    return value.repeat(times, 1) if isinstance(value, Tensor) and times > 1 else value
+
+
+def _repeat_each(value: object, positions: int) -> object:
     """Weights of conditions become those of all their positions."""
     return value.repeat_interleave(positions, dim=0) if isinstance(value, Tensor) else value
 

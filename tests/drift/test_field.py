@@ -322,6 +322,7 @@ def test_particles_that_follow_the_field_find_both_modes() -> None:
         ({"pos": torch.ones(2, 4, 3)}, r"pos must have shape \(3, any, 3\) to fit x; got \(2, 4, 3\)"),
         ({"pos": torch.ones(3, 0, 3)}, "pos must hold at least one sample"),
         ({"x": torch.ones(3, 5)}, r"x must have shape \(b, g, f\)"),
+        ({"groups": 2}, "groups must divide the 3 conditions of x; got 2"),
         ({"x": torch.ones(3, 0, 3)}, r"x must have shape \(b, g, f\)"),
     ],
 )

@@ -1,10 +1,13 @@
 """The drifting loss: its value, its gradient, and its sum over feature maps."""
 
+import dataclasses
+
 import pytest
 import torch
 from torch import Tensor
 
-from drifting_policy.drift import drift, drift_loss, drift_loss_features
+from drifting_policy.drift import Field, drift, drift_loss, drift_loss_features
+from drifting_policy.drift.definitions import Grouping
 from drifting_policy.drift.loss import DriftOptions
 
 OPTIONS: list[DriftOptions] = [
@@ -73,6 +76,32 @@ def test_feature_maps_add_up() -> None:
     torch.testing.assert_close(loss, alone + expected.reshape(3, 6).mean(dim=1))
     torch.testing.assert_close(fields["b"].velocity, field.velocity)
     assert list(fields) == ["a", "b"]
+
+
+@pytest.mark.parametrize("force", ["batch", "condition", "none"])
+@pytest.mark.parametrize("scale", ["batch", "condition", "none"])
+@pytest.mark.parametrize("b", [1, 3])
+def test_maps_of_one_shape_are_treated_together_as_if_alone(b: int, scale: Grouping, force: Grouping) -> None:
+    options: DriftOptions = {"temperatures": (0.1, 0.3), "scale": scale, "force": force}
+    options["gen_weight"], options["neg_weight"] = normal(b, 20, seed=5).abs(), normal(b, 6, seed=6).abs()
+
+    def draw(seed: int, *, f: int = 70) -> tuple[Tensor, Tensor, Tensor]:
+        x, pos, neg = (normal(b, count, 2, f, seed=seed + i) * (1 + seed) for i, count in enumerate((20, 9, 6)))
+        return x.requires_grad_(), pos + 0.5, neg
+
+    maps = {"a": draw(1), "other": draw(20, f=80), "b": draw(40), "c": draw(60)}
+    loss, fields = drift_loss_features(maps, **options)
+    assert list(fields) == list(maps)
+    alone = {name: drift_loss_features({name: triple}, **options) for name, triple in maps.items()}
+    torch.testing.assert_close(loss, sum(value for value, _ in alone.values()))
+    for name, (_, one) in alone.items():
+        for entry in dataclasses.fields(Field):
+            torch.testing.assert_close(
+                getattr(fields[name], entry.name), getattr(one[name], entry.name), msg=f"{name} {entry.name}"
+            )
+    made = [triple[0] for triple in maps.values()]
+    together, apart = (torch.autograd.grad(value.sum(), made) for value in (loss, sum(value for value, _ in alone.values())))
+    torch.testing.assert_close(together, apart)
 
 
 def test_no_feature_map_is_an_error() -> None:
