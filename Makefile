@@ -6,13 +6,14 @@ INSTALLED := $(VENV)/.installed
 
 MATRIX := lift/scripted_unet can/scripted_unet square/scripted_unet block_push/scripted_unet conveyor/bundled_unet
 
-.PHONY: help install train demo test bench evidence matrix toys clean
+.PHONY: help install train demo test bench bench-gpu evidence matrix toys clean
 
 help:
 	@echo "make train     train a one-step policy on Push-T, evaluate it and film it"
 	@echo "make demo      evaluate and film the bundled policy"
 	@echo "make test      lint, type-check and test"
 	@echo "make bench     measure the performance figures again (results/benchmarks)"
+	@echo "make bench-gpu measure on a GPU what can be (the same folder)"
 	@echo "make evidence  train and measure drift and its controls on the human demonstrations again (hours)"
 	@echo "make matrix    make the demonstrations of robomimic's tasks and BlockPush, train and measure on them (a day)"
 	@echo "make toys      train and draw the toys again (docs/toys.md; hours)"
@@ -48,11 +49,20 @@ bench: $(INSTALLED)
 	$(RUN) benchmarks/without_torch.py
 	$(RUN) benchmarks/onnx_parity.py
 	$(RUN) benchmarks/feature_drift.py
+	$(RUN) benchmarks/image_step.py --tasks ablation --out results/benchmarks/image_step_cpu.json
 	$(RUN) benchmarks/openpi_client.py
 	$(RUN) -m drifting_policy.report tables
 	$(RUN) -m drifting_policy.report tables --document docs/evaluation.md
 	$(RUN) -m drifting_policy.report tables --document docs/latency.md
 	$(RUN) -m drifting_policy.report tables --document docs/on-the-robot.md
+
+bench-gpu: $(INSTALLED)
+	$(RUN) -m pytest tests/test_gpu.py
+	$(RUN) benchmarks/latency.py --device cuda --threads 8 --repetitions 600 --out results/benchmarks/latency_gpu.json
+	$(RUN) benchmarks/feature_drift.py --labels 16 --out results/benchmarks/feature_drift_gpu.json
+	$(RUN) benchmarks/image_step.py
+	$(RUN) -m drifting_policy.report tables --document docs/latency.md
+	$(RUN) -m drifting_policy.report tables --document docs/image-generator.md
 
 evidence: $(INSTALLED)
 	$(RUN) benchmarks/baselines.py push_t/human_mlp
@@ -63,8 +73,11 @@ evidence: $(INSTALLED)
 	$(RUN) benchmarks/delays.py --picture docs/delays.png
 	$(RUN) benchmarks/commit.py
 	$(RUN) benchmarks/matrix.py
+	$(RUN) benchmarks/images.py digits
+	$(RUN) benchmarks/images.py cifar10
 	$(RUN) -m drifting_policy.report tables
 	$(RUN) -m drifting_policy.report tables --document docs/training.md
+	$(RUN) -m drifting_policy.report tables --document docs/image-generator.md
 	$(RUN) -m drifting_policy.report tables --document docs/evaluation.md
 	$(RUN) -m drifting_policy.report tables --document docs/tasks.md
 

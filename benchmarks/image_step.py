@@ -5,7 +5,8 @@ whole update of the trainer: features of real and generated images, the drifting
 AdamW, averages. Reading images from a disk is not in it. A step has as many labels as the task asks for, halved until it fits
 the memory. The model's floating-point operations are those of its matrix products and convolutions, counted for one image and
 without what activation checkpointing computes twice; utilisation is their rate over that of a large matrix product in bfloat16,
-measured in the same run. On a CPU the step is a reduced one, and only its rate and shares are told.
+measured in the same run. Networks compute in bfloat16. On a CPU the step is a reduced one in float32, with one label and few
+images, and only its rate and shares are told.
 """
 
 import argparse
@@ -39,7 +40,7 @@ from drifting_policy.imagenet.trainer import ImageState, ImageTrainer, make_opti
 LAYERS = (3, 4, 6, 3)  # blocks of the encoder's stages, as released
 WIDTHS = {"ablation": 256, "latent_b": 640, "latent_l": 640}  # of the encoder that the task compares images by
 PRODUCT = 8192  # edge of the matrices by which the rate of the GPU is measured
-REDUCED = ["task.batch.generated=2", "task.batch.positives=2", "task.batch.unconditional=1"]  # on a CPU
+REDUCED = ["task.batch.generated=4", "task.batch.positives=4", "task.batch.unconditional=1"]  # on a CPU
 
 
 @dataclass(frozen=True)
@@ -175,16 +176,11 @@ def product_rate(device: torch.device) -> float:
 
 def measure(name: str, given: argparse.Namespace, *, device: torch.device, rate: float | None) -> dict[str, Any]:
     """The row of one task: with as many labels as fit the memory, from those of the task down by halves."""
-    reduced = [] if device.type == "cuda" else REDUCED
-    settings = [f"task={name}", "task.generator.precision=bfloat16", "task.generator.checkpointing=true", *reduced]
+    reduced, precision = ([], "bfloat16") if device.type == "cuda" else (REDUCED, "float32")
+    settings = [f"task={name}", f"task.generator.precision={precision}", "task.generator.checkpointing=true", *reduced]
     task = cli.compose("imagenet.train", [*settings, *given.overrides]).task
     labels = given.labels or (task.batch.labels if device.type == "cuda" else 1)
-    options = {
-        "width": given.width or WIDTHS[name],
-        "precision": given.encoder_precision,
-        "chunk": given.chunk,
-        "device": device,
-    }
+    options = {"width": given.width or WIDTHS[name], "precision": precision, "chunk": given.chunk, "device": device}
     while True:
         try:
             found = run(task, labels=labels, options=options, repetitions=given.repetitions)
@@ -261,12 +257,13 @@ def tell(
 def main(argv: Sequence[str]) -> int:
     """Measure, print the table, write the record."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--tasks", nargs="+", choices=list(WIDTHS), default=["ablation", "latent_l"])
+    parser.add_argument(
+        "--tasks", nargs="+", choices=list(WIDTHS), default=["ablation", "latent_l"], help="default: B/2 and L/2"
+    )
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--labels", type=int, help="of a step; default: those of the task, halved until they fit; 1 on a CPU")
     parser.add_argument("--width", type=int, help="of the encoder, instead of the one of the task")
     parser.add_argument("--chunk", type=int, default=256, help="images that are encoded at once")
-    parser.add_argument("--encoder-precision", default="bfloat16", choices=["float32", "bfloat16"])
     parser.add_argument("--repetitions", type=int, default=3)
     parser.add_argument("--out", type=Path, default=RESULTS / "image_step.json")
     parser.add_argument("overrides", nargs="*", help="settings of the tasks, such as task.batch.generated=8")
