@@ -18,12 +18,15 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.figure import Figure
 from PIL import Image
 from scipy.stats import t as student
 
 from drifting_policy.atomic import write_json
 from drifting_policy.checkpoint import list_checkpoints
+from drifting_policy.imagenet.classifier import ClassifierOptions, classifier_accuracy, save_classifier, train_classifier
+from drifting_policy.imagenet.images import open_images
 from drifting_policy.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -59,6 +62,7 @@ class Study:
         seeds: Training seeds of every arm.
         samples: How many samples of each run are judged.
         overrides: Settings of all generators.
+        judge: The classifier that judges them; None for the default one of the data.
     """
 
     data: str
@@ -66,11 +70,18 @@ class Study:
     seeds: int
     samples: int
     overrides: tuple[str, ...] = ()
+    judge: ClassifierOptions | None = None
 
 
 STUDIES = {
     "digits": Study("digits", ARMS, seeds=3, samples=2000),
-    "cifar10": Study("cifar10", {name: ARMS[name] for name in ARMS if name != LONGER}, seeds=2, samples=5000),
+    "cifar10": Study(
+        "cifar10",
+        {name: ARMS[name] for name in ARMS if name != LONGER},
+        seeds=2,
+        samples=5000,
+        judge=ClassifierOptions(width=32, epochs=8),  # a tenth of the work of the default, for a CPU
+    ),
 }
 
 
@@ -96,9 +107,10 @@ def main() -> None:
 
     encoder = home / "encoder"
     train(encoder, f"mae_{study.data}", seed=0, overrides=())
+    extractor = train_judge(study, home / "judge")
     cases = [(name, seed) for seed in range(study.seeds) for name in study.arms]
     with ThreadPoolExecutor(given.jobs) as threads:
-        found = list(threads.map(lambda case: measure(study, *case, home=home, encoder=encoder), cases))
+        found = list(threads.map(lambda case: measure(study, *case, home=home, encoder=encoder, extractor=extractor), cases))
     runs = {name: [result for (arm, _), result in zip(cases, found, strict=True) if arm == name] for name in study.arms}
     rows = make_rows(study, runs)
     out.parent.mkdir(parents=True, exist_ok=True)
@@ -113,15 +125,28 @@ def folder(home: Path, name: str, seed: int) -> Path:
     return home / f"{name.replace(',', '').replace(' ', '_')}_seed{seed}"
 
 
-def measure(study: Study, name: str, seed: int, *, home: Path, encoder: Path) -> dict[str, Any]:
+def train_judge(study: Study, place: Path) -> str:
+    """The `extractor` of the study's evaluations, trained if it is not there."""
+    if study.judge is None:
+        return "classifier"
+    if not place.is_dir():
+        training, unseen = (open_images(study.data, split=split) for split in ("train", "test"))
+        model = train_classifier(training, study.judge, device=torch.device("cpu"))
+        accuracy = classifier_accuracy(model, unseen)
+        print(f"the judge tells {accuracy:.3f} of the test images right")
+        save_classifier(place, model, options=study.judge, accuracy=accuracy, count=len(unseen))
+    return f"classifier:{place}"
+
+
+def measure(study: Study, name: str, seed: int, *, home: Path, encoder: Path, extractor: str) -> dict[str, Any]:
     """What the evaluation of one run found."""
     run_dir = folder(home, name, seed)
     settings = [f"task.encoder={encoder}", *study.overrides, *study.arms[name]]
     train(run_dir, study.data, seed=seed, overrides=settings)
     judged = run_dir / f"judged_{study.samples}"
     if not list(judged.glob("results_*.json")):
-        command = [f"ckpt={run_dir}", f"data={study.data}", f"n={study.samples}", f"out={judged}", "threads=1"]
-        execute("evaluate", command, log=run_dir.parent / f"{run_dir.name}.log")
+        command = [f"ckpt={run_dir}", f"data={study.data}", f"n={study.samples}", f"out={judged}", f"extractor={extractor}"]
+        execute("evaluate", [*command, "threads=1"], log=run_dir.parent / f"{run_dir.name}.log")
     (file,) = judged.glob("results_*.json")
     rates = [json.loads(line)["steps_per_second"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
     result: dict[str, Any] = json.loads(file.read_text())

@@ -1,5 +1,6 @@
 """The study of the image generator: its rows and its bookkeeping, with commands that only pretend."""
 
+import dataclasses
 import importlib
 import json
 from collections.abc import Sequence
@@ -10,7 +11,9 @@ import numpy as np
 import pytest
 
 from drifting_policy import cli
+from drifting_policy.imagenet.classifier import load_classifier
 from drifting_policy.imagenet.config import register
+from drifting_policy.imagenet.images import open_images
 
 BENCHMARKS = Path(__file__).resolve().parents[2] / "benchmarks"
 
@@ -83,9 +86,20 @@ def test_finished_work_is_kept(images: Any, study: Any, tmp_path: Path, monkeypa
 
     monkeypatch.setattr(images, "execute", pretend)
     for _ in range(2):
-        found = images.measure(study, images.CONTROL, 1, home=tmp_path, encoder=tmp_path / "encoder")
+        found = images.measure(study, images.CONTROL, 1, home=tmp_path, encoder=tmp_path / "encoder", extractor="classifier")
         assert found["step_seconds"] == 0.375
         assert [command for command, _ in calls] == ["train", "evaluate"]
     _, settings = calls[0]
     assert {"seed=1", "resume=false", "task.trainer.steps=3"} <= set(settings)
     assert settings[-1] == "task.encoder=none"  # the arm has the last word, not the encoder of the study
+
+
+def test_the_judge_is_trained_once(images: Any, study: Any, tmp_path: Path) -> None:
+    assert images.train_judge(study, tmp_path / "judge") == "classifier"  # the default one of the data
+    small = dataclasses.replace(study, judge=images.ClassifierOptions(width=2, epochs=1, flips=False))
+    assert images.train_judge(small, tmp_path / "judge") == f"classifier:{tmp_path / 'judge'}"
+    model, config = load_classifier(tmp_path / "judge")
+    assert (model.feature_dim, config["test_images"]) == (8, len(open_images("digits", split="test")))
+    written = (tmp_path / "judge" / "config.json").stat().st_mtime_ns
+    images.train_judge(small, tmp_path / "judge")
+    assert (tmp_path / "judge" / "config.json").stat().st_mtime_ns == written
