@@ -207,7 +207,8 @@ def make_rows(study: Study, runs: Mapping[str, Sequence[Mapping[str, Any]]]) -> 
 def row(name: str, values: Mapping[str, np.ndarray]) -> dict[str, Any]:
     """Every metric as people read it, and its numbers."""
     numbers = {metric: interval(found) for metric, found in values.items()}
-    shown = {metric: "{:.3f} [{:.3f}, {:.3f}]".format(*found) for metric, found in numbers.items()}
+    form = "{:.3f}" if len(next(iter(values.values()))) == 1 else "{:.3f} [{:.3f}, {:.3f}]"  # one seed tells no interval
+    shown = {metric: form.format(*found) for metric, found in numbers.items()}
     seeds = {metric: [round(float(value), 4) for value in found] for metric, found in values.items()}
     return {"arm": name, **shown, "intervals": numbers, "per_training_seed": seeds}
 

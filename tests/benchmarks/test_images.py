@@ -69,6 +69,8 @@ def test_differences_are_paired_by_seed(images: Any, study: Any) -> None:
     assert control["step_seconds"] == 2.5
     assert {row["feature_distance_of_training_images"] for row in rows} == {0.25}
     json.dumps(rows)
+    (single, _, _) = images.make_rows(study, {name: found[:1] for name, found in runs.items()})
+    assert single["of_their_class"] == "1.000"  # one seed tells no interval
 
 
 def test_finished_work_is_kept(images: Any, study: Any, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
