@@ -223,17 +223,28 @@ def interval(values: np.ndarray) -> tuple[float, float, float]:
 
 
 def draw(study: Study, home: Path, file: Path) -> None:
-    """The first samples of every arm, side by side: the same noise, a class in each column."""
-    columns = min(5, len(study.arms))
+    """The first samples of every arm side by side, all of the same noise: a class in each column."""
+    columns = min(2, len(study.arms))
     lines = -(-len(study.arms) // columns)
-    figure = Figure(figsize=(2.6 * columns, 2.9 * lines), layout="constrained")
+    figure = Figure(figsize=(4.2 * columns, 2.8 * lines), layout="constrained")
     places = figure.subplots(lines, columns, squeeze=False).flatten()
     for place in places:
         place.axis("off")
     for place, name in zip(places, study.arms, strict=False):
-        place.imshow(Image.open(folder(home, name, 0) / f"judged_{study.samples}" / "samples.png"))
+        sheet = np.asarray(Image.open(folder(home, name, 0) / f"judged_{study.samples}" / "samples.png"))
+        place.imshow(by_class(sheet), cmap="gray")
         place.set_title(name, fontsize=9)
     figure.savefig(file, dpi=110)
+
+
+def by_class(sheet: np.ndarray, *, shown: int = 8, gap: int = 2, classes: int = 10) -> np.ndarray:
+    """A sheet of `shown` by `shown` samples, whose classes take turns, with each class in a column of its own."""
+    pitch = (sheet.shape[0] + gap) // shown
+    framed = np.full((pitch * shown, pitch * shown, *sheet.shape[2:]), 255, sheet.dtype)
+    framed[: sheet.shape[0], : sheet.shape[1]] = sheet
+    samples = [framed[i * pitch :, j * pitch :][:pitch, :pitch] for i in range(shown) for j in range(shown)]
+    rows = [np.concatenate(samples[i : i + classes], axis=1) for i in range(0, len(samples) - classes + 1, classes)]
+    return np.concatenate(rows)[:-gap, :-gap]
 
 
 if __name__ == "__main__":

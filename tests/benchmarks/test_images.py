@@ -105,3 +105,15 @@ def test_the_judge_is_trained_once(images: Any, study: Any, tmp_path: Path) -> N
     written = (tmp_path / "judge" / "config.json").stat().st_mtime_ns
     images.train_judge(small, tmp_path / "judge")
     assert (tmp_path / "judge" / "config.json").stat().st_mtime_ns == written
+
+
+def test_a_sheet_is_sorted_by_class(images: Any) -> None:
+    sheet = np.full((8 * 5 + 7 * 2, 8 * 5 + 7 * 2), 255, np.uint8)
+    for number in range(64):
+        i, j = divmod(number, 8)
+        sheet[i * 7 : i * 7 + 5, j * 7 : j * 7 + 5] = number
+    found = images.by_class(sheet)
+    assert found.shape == (6 * 7 - 2, 10 * 7 - 2)
+    for corner in (0, 4):
+        assert np.array_equal(found[corner::7, corner::7], np.arange(60).reshape(6, 10))
+    assert (found[5::7] == 255).all()
