@@ -57,7 +57,8 @@ def prepare(policy: DriftingPolicy) -> dict[str, Callable[[], Any]]:
 
 def measure(head: str, *, repetitions: int) -> dict[str, Any]:
     """The row of one action head."""
-    times = interleaved(prepare(build_policy(head)), repetitions=repetitions, warmup=WARMUP)
+    calls = prepare(build_policy(head))
+    times = interleaved({name: calls[name] for name in ("act", "network")}, repetitions=repetitions, warmup=WARMUP)
     act, network = spread(times["act"]), spread(times["network"])
     row = {"head": head, "ratio": act["p50"] / network["p50"], "bar": BARS.get(head)}
     row |= {"act_p50_ms": act["p50"], "act_p99_ms": act["p99"], "network_p50_ms": network["p50"], "repetitions": repetitions}

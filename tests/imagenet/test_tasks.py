@@ -85,7 +85,7 @@ def test_settings_are_the_arguments_of_what_they_are_for(node: Any, function: An
 def test_settings_of_the_field_are_options_of_it() -> None:
     chosen = {field.name for field in dataclasses.fields(tasks.ImageDriftConfig)}
     # Weights follow from guidance; scale and force of a feature are shared, for that is the method.
-    left = {"gen_weight", "pos_weight", "neg_weight", "scale", "force", "self_mask", "workspace"}
+    left = {"gen_weight", "pos_weight", "neg_weight", "scale", "force", "self_mask", "workspace", "groups"}
     assert chosen == set(DriftOptions.__annotations__) - left
     ramp = {field.name for field in dataclasses.fields(tasks.MaskingConfig)} - {"low", "high"}
     assert ramp == set(inspect.signature(classification_weight).parameters) - {"step", "total_steps"}
