@@ -36,7 +36,7 @@ class ChunkExecutor:
         plan of step 3          . . x x x . .
         plan of step 6                . . x x x . .
 
-    `seam` says how a plan takes over from the one before, see `Execution`: the diagram shows "snap". With "prefix" the policy
+    `seam` says how a plan takes over from the one before, see `Execution`: the diagram shows "snap". With a prefix the policy
     is told the commands until then, so that its plan continues them; the first plan of an episode has no prefix.
 
     The policy always sees blocks of exactly `inference_batch` rows, padded by repeating the last row: the last bits of a
@@ -50,7 +50,7 @@ class ChunkExecutor:
         num_envs: number of environments, b of `step`.
         inference_batch: rows of each call of the policy; larger is faster with many environments on a GPU.
         latency_steps: control steps between an observation and the first command that follows from it.
-        seam: "snap", "fade" or "prefix".
+        seam: "snap", "fade", "prefix" or "prefix_fade".
         fade_steps: steps of a fade.
         commit_steps: commands of the plan before that a prefix keeps beyond the latency.
         exec_horizon: steps between two plans; None for that of the policy.
@@ -223,7 +223,7 @@ class ChunkExecutor:
 
     def _committed(self, env: int) -> int:
         """How many commands the next plan of an environment is told to continue."""
-        if self._execution.seam != "prefix" or self._plans[env] == 0:
+        if not self._execution.continues or self._plans[env] == 0:
             return 0
         return self._execution.committed(self._latency)
 

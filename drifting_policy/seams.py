@@ -7,7 +7,7 @@ import numpy as np
 
 from drifting_policy.types import ConfigError, Policy, PolicySpec
 
-SEAMS = ("snap", "fade", "prefix")
+SEAMS = ("snap", "fade", "prefix", "prefix_fade")
 
 
 @final
@@ -17,13 +17,14 @@ class Execution:
 
     With d steps of latency the commands of the plan before go on for d steps: they are committed. Then
 
-        snap      the new plan takes over at once;
-        fade      the two plans are blended for `fade_steps` steps, or as many as both have commands for;
-        prefix    the policy was told the committed commands, `commit_steps` more of them than the latency asks for, and its
-                  plan continues them. It must have been trained for that (max_prefix).
+        snap          the new plan takes over at once;
+        fade          the two plans are blended for `fade_steps` steps, or as many as both have commands for;
+        prefix        the policy was told the committed commands, `commit_steps` more of them than the latency asks for, and
+                      its plan continues them. It must have been trained for that (max_prefix);
+        prefix_fade   both: the policy continues the committed commands, and after them the two plans are blended.
 
     Attributes:
-        seam: "snap", "fade" or "prefix".
+        seam: one of SEAMS.
         fade_steps: steps of a fade, of which step i = 1 .. n takes the share i / (n + 1) of the new plan.
         commit_steps: commands of the plan before that a prefix keeps beyond the latency.
         exec_horizon: steps between two plans; None for that of the policy.
@@ -43,10 +44,22 @@ class Execution:
             raise ConfigError(
                 f"fade_steps must be at least 1 and commit_steps at least 0; got {self.fade_steps} and {self.commit_steps}."
             )
-        if self.commit_steps and self.seam != "prefix":
-            raise ConfigError(f"commit_steps={self.commit_steps} is for seam=prefix alone; got seam={self.seam}.")
+        if self.commit_steps and not self.continues:
+            raise ConfigError(
+                f"commit_steps={self.commit_steps} is for seam=prefix and seam=prefix_fade alone; got seam={self.seam}."
+            )
         if self.exec_horizon is not None and self.exec_horizon < 1:
             raise ConfigError(f"exec_horizon must be at least 1; got {self.exec_horizon}.")
+
+    @property
+    def continues(self) -> bool:
+        """Whether the policy is told what is committed."""
+        return self.seam.startswith("prefix")
+
+    @property
+    def fades(self) -> bool:
+        """Whether two plans are blended."""
+        return self.seam.endswith("fade")
 
     @property
     def changes(self) -> dict[str, Any]:
@@ -60,7 +73,7 @@ class Execution:
 
     def committed(self, latency_steps: int) -> int:
         """The commands of the plan before that are executed whatever the new one says, counted from its observation."""
-        return latency_steps + (self.commit_steps if self.seam == "prefix" else 0)
+        return latency_steps + (self.commit_steps if self.continues else 0)
 
     def check(self, policy: Policy, latency_steps: int) -> None:
         """Refuse what the chunks of `policy` are too short for, or a prefix that it was not trained to continue.
@@ -79,9 +92,9 @@ class Execution:
                 f"latency_steps{more} must fit into the {ahead} planned steps from now on, and exec_horizon is {period} (a "
                 f"smaller one makes room); got {latency_steps}."
             )
-        if self.seam == "prefix" and committed > policy.max_prefix:
+        if self.continues and committed > policy.max_prefix:
             raise ConfigError(
-                f"seam=prefix commits latency_steps{more} = {committed} commands, and this policy continues at most "
+                f"seam={self.seam} commits latency_steps{more} = {committed} commands, and this policy continues at most "
                 f"{policy.max_prefix}: train one with max_prefix={committed} or more, or choose seam=fade or seam=snap."
             )
 
@@ -92,7 +105,7 @@ class Execution:
         """
         joined, start = new.copy(), self.committed(latency_steps)
         joined[:, :start] = before[:, :start]
-        if self.seam == "fade":
+        if self.fades:
             steps = max(min(self.fade_steps, before.shape[1] - start, new.shape[1] - start), 0)
             share = (np.arange(1, steps + 1) / (steps + 1))[:, None]
             blended = slice(start, start + steps)

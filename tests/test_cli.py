@@ -80,8 +80,8 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         ("serve ckpt=bundled deadline=0", "deadline must be positive and finite; got 0.0."),
         ("serve ckpt=bundled port=70000", "port must lie between 0 and 65535; got 70000."),
         ("serve ckpt=nothing", "There is no checkpoint at nothing."),
-        ("eval seam=jump", "Unknown seam 'jump'; choose one of ['snap', 'fade', 'prefix']."),
-        ("eval commit_steps=1", "commit_steps=1 is for seam=prefix alone; got seam=snap."),
+        ("eval seam=jump", "Unknown seam 'jump'; choose one of ['snap', 'fade', 'prefix', 'prefix_fade']."),
+        ("eval commit_steps=1", "commit_steps=1 is for seam=prefix and seam=prefix_fade alone; got seam=snap."),
         ("eval latency_steps=[0,fast]", "latency_steps must be a number of control steps or a list of them; got"),
     ],
 )

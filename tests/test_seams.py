@@ -44,10 +44,10 @@ def reference(policy: Continuing, observations: np.ndarray, seed: int, latency: 
         if step % period == 0:
             window = observations[np.maximum(np.arange(step - spec.obs_horizon + 1, step + 1), 0)][None]
             noise = plan_noise(seed, 0 if execution.held_noise else step // period, spec.sample_shape)[None]
-            k = latency + (execution.commit_steps if execution.seam == "prefix" else 0) if step else 0
-            told = {"prefix": np.stack([due[step + i] for i in range(k)])[None]} if execution.seam == "prefix" and k else {}
+            k = latency + (execution.commit_steps if "prefix" in execution.seam else 0) if step else 0
+            told = {"prefix": np.stack([due[step + i] for i in range(k)])[None]} if "prefix" in execution.seam and k else {}
             new = policy.act({"x": window}, noise=noise, **told)[0, spec.first_executed :]
-            blend = [i for i in range(k, len(new)) if execution.seam == "fade" and step and step + i in due]
+            blend = [i for i in range(k, len(new)) if "fade" in execution.seam and step and step + i in due]
             blend = blend[: execution.fade_steps]
             for i, command in enumerate(new):
                 if i in blend:
@@ -73,7 +73,7 @@ EXECUTIONS = st.builds(
 def test_seams_agree_with_a_plain_loop(execution: Execution, num_envs: int, inference_batch: int, data: Any) -> None:
     ahead = 11 - (execution.exec_horizon or 3)
     latency = data.draw(st.integers(0, ahead))
-    commit = data.draw(st.integers(0, ahead - latency)) if execution.seam == "prefix" else 0
+    commit = data.draw(st.integers(0, ahead - latency)) if "prefix" in execution.seam else 0
     changes = execution.changes | {"commit_steps": commit}
     policy = Continuing(max_prefix=11)
     executor = ChunkExecutor(policy, num_envs, inference_batch=inference_batch, latency_steps=latency, **changes)
@@ -106,10 +106,10 @@ def test_plans_at_once_are_the_steps_one_by_one(seam: str) -> None:
         np.testing.assert_array_equal(planned.plan({"x": window}, [0, 1]), expected[:, step : step + 4])
 
 
-def test_only_the_prefix_seam_tells_the_policy_and_not_in_the_first_plan() -> None:
-    for seam, told in (("snap", [0, 0, 0]), ("fade", [0, 0, 0]), ("prefix", [0, 4, 4])):
+def test_only_prefixes_tell_the_policy_and_not_in_the_first_plan() -> None:
+    for seam, told in (("snap", [0, 0, 0]), ("fade", [0, 0, 0]), ("prefix", [0, 4, 4]), ("prefix_fade", [0, 4, 4])):
         policy = Continuing()
-        executor = ChunkExecutor(policy, latency_steps=3, seam=seam, commit_steps=1 if seam == "prefix" else 0)
+        executor = ChunkExecutor(policy, latency_steps=3, seam=seam, commit_steps=1 if "prefix" in seam else 0)
         for _ in range(7):
             executor.step({"x": np.zeros((1, 2))})
         assert [k for _, k in policy.calls] == told
@@ -130,7 +130,7 @@ def test_a_fade_lies_between_its_plans_and_ends_at_the_new_one() -> None:
     [
         ({"seam": "jump"}, "Unknown seam 'jump'"),
         ({"fade_steps": 0}, "fade_steps must be at least 1"),
-        ({"commit_steps": 1}, "commit_steps=1 is for seam=prefix alone"),
+        ({"commit_steps": 1}, "commit_steps=1 is for seam=prefix and"),
         ({"exec_horizon": 0}, "exec_horizon must be at least 1"),
         ({"exec_horizon": 12}, "exec_horizon must lie between 1 and 11"),
         (

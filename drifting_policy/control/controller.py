@@ -42,7 +42,7 @@ class Controller:
     arrives is dropped. Until then the chunk before goes on. When no step is due, or the data are too old, the fallback moves.
 
     With the seam `snap` a new chunk takes over at once; `fade` leads over linearly during `fade_steps`; `prefix` tells the
-    policy the commands that will be given while it plans, which its chunk then continues.
+    policy the commands that will be given while it plans, which its chunk then continues; `prefix_fade` does both.
 
     Args:
         policy: the policy, which then runs in a thread, or an `Inference`.
@@ -50,7 +50,7 @@ class Controller:
         deadline: seconds after its observation by which a plan must be there; later is a miss.
         control_hz: steps per second; by default the rate of the demonstrations.
         limits: of every command; see `Limiter`.
-        seam: snap, fade or prefix.
+        seam: snap, fade, prefix or prefix_fade.
         fade_steps: length of a fade.
         watchdog: ages at which the robot waits or stops; by default `Watchdog.suited`.
         fallback: hold, decelerate or stop; see `Fallback`.

@@ -49,7 +49,7 @@ class Planning:
         self._history, self._grid, self._schedule = history, grid, schedule
         self._faults, self._planned = faults, planned
         self._first = inference.spec.first_executed
-        self._fade = settings.fade_steps if settings.seam == "fade" else 0
+        self._fade = settings.blended
         self.plans = self.misses = self.failures = self.dropped = 0
         self.times = Histogram()
         self._pending = False
@@ -98,7 +98,7 @@ class Planning:
 
     def _prefix(self, out: np.ndarray, *, obs_tick: int, tick: int) -> int:
         """How many commands from the observation on are settled: those that will be given until the plan is there."""
-        if self._settings.seam != "prefix":
+        if not self._settings.continues:
             return 0
         steps = math.ceil(self._latency * self._settings.control_hz - 1e-6) + max(tick - obs_tick, 0)
         return self._schedule.ahead(obs_tick, out[: min(steps, self._inference.max_prefix)])

@@ -8,9 +8,8 @@ import numpy as np
 
 from drifting_policy.control.inference import Inference
 from drifting_policy.control.limits import Limits
+from drifting_policy.seams import SEAMS
 from drifting_policy.types import CheckpointError, ConfigError, PolicySpec
-
-SEAMS = ("snap", "fade", "prefix")
 
 
 @final
@@ -33,6 +32,16 @@ class Settings:
     def period(self) -> float:
         """Seconds of one control step."""
         return 1 / self.control_hz
+
+    @property
+    def continues(self) -> bool:
+        """Whether the policy is told the commands that are settled."""
+        return self.seam.startswith("prefix")
+
+    @property
+    def blended(self) -> int:
+        """Steps that lead over from one chunk to the next."""
+        return self.fade_steps if self.seam.endswith("fade") else 0
 
     def check(self, inference: Inference, *, contract: str | None) -> None:
         """Refuse what cannot work.
@@ -86,7 +95,7 @@ class Settings:
             raise ConfigError(f"Unknown seam '{self.seam}'; choose one of {list(SEAMS)}.")
         if self.fade_steps < 1:
             raise ConfigError(f"fade_steps must be at least 1; got {self.fade_steps}.")
-        if self.seam == "prefix" and inference.max_prefix == 0:
+        if self.continues and inference.max_prefix == 0:
             raise ConfigError(
                 "This policy was not trained to continue a prefix (max_prefix is 0); choose the seam snap or fade."
             )
