@@ -1,11 +1,12 @@
-"""What one more committed command than the delay asks for makes of the seam between two plans.
+"""What makes the seam between two plans of a policy with prefixes smoother still.
 
 Under a delay of d steps a policy that knows prefixes continues d commands of the plan before; with `commit_steps=1` it
-continues d + 1. Two commands tell a velocity, one does not. The policy with prefixes of `delays.py` is trained, or found among
-its runs, and plays the same episodes with every number of committed commands, and with `snap`; with fresh noise for every plan,
-and with that of the first plan of the episode.
+continues d + 1. Two commands tell a velocity, one does not. `prefix_fade` blends the plans after the prefix. The policy with
+prefixes of `delays.py` is trained, or found among its runs, and plays the same episodes with every one of these seams, and with
+`snap`; with fresh noise for every plan, and with that of the first plan of the episode.
 
-`python benchmarks/commit.py` writes results/push_t/commit.json, one row for each delay, noise and number of commands.
+`python benchmarks/commit.py` writes results/push_t/commit.json, one row for each delay, noise and seam. `--seams`, `--noises`
+and `--delays` choose among them.
 """
 
 import argparse
@@ -28,7 +29,13 @@ from drifting_policy.trial import Trial, last_steps, play_trial
 from drifting_policy.versions import versions
 
 SHORT = (0, 1, 2)  # delays under which few commands are committed
-MORE = (0, 1, 2)  # commands beyond those
+SNAP = "snap"
+SEAMS = {
+    SNAP: (SNAP, 0),
+    **{f"prefix + {n}" if n else "prefix": ("prefix", n) for n in (0, 1, 2)},
+    "prefix_fade": ("prefix_fade", 0),
+}
+NOISES = {"fresh": False, "held": True}  # is it held?
 Seam = tuple[str, int, int, bool]  # how plans meet, delay, commands that are committed beyond it, whether noise is held
 
 
@@ -38,6 +45,9 @@ def main(argv: Sequence[str] | None = None) -> None:
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmarks/push_t/delays"), help="where the runs are kept")
     parser.add_argument("--seeds", type=int, default=2, help="training seeds")
     parser.add_argument("--episodes", type=int, default=50, help="test episodes of each run")
+    parser.add_argument("--delays", type=int, nargs="+", choices=DELAYS, default=list(SHORT), help="control steps")
+    parser.add_argument("--seams", nargs="+", choices=list(SEAMS), default=list(SEAMS), help=f"{SNAP} is always among them")
+    parser.add_argument("--noises", nargs="+", choices=list(NOISES), default=list(NOISES), help="fresh is always among them")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, one thread each")
     parser.add_argument("--out", type=Path, default=ROOT / "results/push_t/commit.json")
     parser.add_argument("overrides", nargs="*", help="settings of drifting_policy.train, such as trainer.steps=100")
@@ -48,7 +58,7 @@ def main(argv: Sequence[str] | None = None) -> None:
         arm = suite.arms[PREFIX]
         for job in [threads.submit(train, suite, arm, n, folder(given.runs, arm, n)) for n in range(suite.seeds)]:
             job.result()
-    cases = choose_cases()
+    cases = choose_cases(given.delays, given.seams, given.noises)
     runs = [(case, seed) for case in cases for seed in range(suite.seeds)]
     with ProcessPoolExecutor(given.jobs, mp_context=get_context("spawn")) as processes:
         call = partial(judge, suite=suite, home=given.runs)
@@ -58,18 +68,14 @@ def main(argv: Sequence[str] | None = None) -> None:
     given.out.parent.mkdir(parents=True, exist_ok=True)
     write_json(given.out, {"benchmark": "commit", "task": suite.task, "rows": rows, "versions": versions()})
     for line in rows:
-        print(
-            *(
-                f"{name} {line[name]}"
-                for name in ("delay", "noise", "committed", "jerk", "acceleration", "success", "max_score")
-            )
-        )
+        print(*(f"{name} {line[name]}" for name in ("delay", "noise", "seam", "jerk", "acceleration", "success", "max_score")))
 
 
-def choose_cases() -> list[Seam]:
-    """For each delay and either noise: `snap`, and prefixes of the delay and of more commands."""
-    kinds = [("snap", 0), *(("prefix", more) for more in MORE)]
-    return [(seam, delay, more, held) for delay in SHORT for held in (False, True) for seam, more in kinds]
+def choose_cases(delays: Sequence[int], seams: Sequence[str], noises: Sequence[str]) -> list[Seam]:
+    """For each delay and noise every seam; always `snap` with fresh noise, with which the others are compared."""
+    kinds = [SEAMS[name] for name in SEAMS if name in (SNAP, *seams)]
+    held = [NOISES[name] for name in NOISES if name in ("fresh", *noises)]
+    return [(seam, delay, more, each) for delay in sorted(delays) for each in held for seam, more in kinds]
 
 
 def judge(case: Seam, seed: int, *, suite: Suite, home: Path) -> Trial:
@@ -94,9 +100,9 @@ def compare(rows: dict[Seam, dict[str, Any]]) -> list[dict[str, Any]]:
     """Largest jerk and acceleration at the boundaries of chunks over those of `snap` with fresh noise, and the scores."""
     table = []
     for (seam, delay, more, held), known in rows.items():
-        snap = rows["snap", delay, 0, False]
+        snap = rows[SNAP, delay, 0, False]
         line: dict[str, Any] = {"delay": delay, "noise": "held" if held else "fresh"}
-        line["committed"] = delay + more if seam == "prefix" else "snap"
+        line |= {"seam": seam, "committed": "" if seam == SNAP else delay + more}
         for name in ("boundary_jerk", "boundary_acceleration"):
             line[name.removeprefix("boundary_")] = round(known[name] / snap[name], 2)
         for name in ("success", "max_score"):

@@ -84,13 +84,15 @@ def test_the_tables_hold_prefix_against_snap_and_leave_out_the_own_delay(delays:
     }
 
 
-def test_one_more_command_is_compared_with_snap_under_the_same_delay(delays: ModuleType) -> None:
+def test_every_seam_is_compared_with_snap_under_the_same_delay(delays: ModuleType) -> None:
     commit = importlib.import_module("commit")
     suite = delays.make_suite(delays.parse([]))
     spec = cli.compose("train", [f"task={suite.task}"]).task.spec
     policy: Any = SimpleNamespace(spec=spec, max_prefix=max(delays.DELAYS), act=print)
     rows = {}
-    for place, case in enumerate(commit.choose_cases()):
+    cases = commit.choose_cases(delays.DELAYS, ["prefix", "prefix_fade"], ["held"])
+    assert len(set(cases)) == len(cases) == len(delays.DELAYS) * 2 * 3  # snap and fresh noise are among them unasked
+    for place, case in enumerate(cases):
         seam, delay, more, _ = case
         Execution(seam, exec_horizon=commit.EXEC_HORIZON, commit_steps=more).check(policy, delay)
         rows[case] = commit.row(case, [made_up_trial([True, False], [1.0 + place, None])] * 2)
@@ -101,4 +103,4 @@ def test_one_more_command_is_compared_with_snap_under_the_same_delay(delays: Mod
         seam, delay, more, held = case
         assert line["jerk"] == round(rows[case]["boundary_jerk"] / rows["snap", delay, 0, False]["boundary_jerk"], 2)
         assert line["noise"] == ("held" if held else "fresh")
-        assert line["committed"] == ("snap" if seam == "snap" else delay + more)
+        assert (line["seam"], line["committed"]) == (seam, "" if seam == "snap" else delay + more)
