@@ -3,8 +3,9 @@
 The features are those of the ablation setting: the encoder of width 256 on 32 x 32 latents, 64 generated images, 64 positives
 and 16 unconditional ones for each label; their values are random, for times do not depend on them. The core is the loss of
 one feature and its gradient down to the generated vectors. Its matrix products are what no implementation can do without:
-one for the distances, and for each temperature one of positives and one of negatives. Core and products take turns in one
-run; the bar is on all features of a step, in one call. On a CPU there is one label at a time instead of 64.
+one for the distances, and for each temperature one of positives and one of negatives. Both find memory where they write, as in
+a training on a CPU. Core and products take turns in one run; the bar is on all features of a step, in one call. On a CPU there
+is one label at a time instead of 64.
 """
 
 import argparse
@@ -18,6 +19,7 @@ from timing import RESULTS, interleaved, record, spread, wait
 from torch import Tensor
 
 from drifting_policy.drift import drift_loss_features
+from drifting_policy.drift.blocks import Workspace
 from drifting_policy.imagenet.encoder import ImageEncoder
 from drifting_policy.imagenet.objective import extract
 
@@ -50,20 +52,22 @@ def prepare(shapes: Sequence[tuple[int, int]], *, labels: int, device: torch.dev
     made = [triple[0].requires_grad_() for triple in triples.values()]
     weight = torch.full((labels, NEGATIVES), 0.5, device=device)
     factors = {shape: draw_factors(shape, labels=labels, generator=generator, device=device) for shape in set(shapes)}
+    workspace, memory = Workspace() if device.type == "cpu" else None, Workspace()
 
     def core() -> Tensor:
-        losses, _ = drift_loss_features(triples, temperatures=TEMPERATURES, neg_weight=weight)
+        losses, _ = drift_loss_features(triples, temperatures=TEMPERATURES, neg_weight=weight, workspace=workspace)
         return wait(torch.autograd.grad(losses.mean(), made)[-1])
 
     def products() -> Tensor:
         for shape in shapes:
             rows, targets, affinity = factors[shape]
             repel, attract = targets[:, : GENERATED + NEGATIVES], targets[:, GENERATED + NEGATIVES :]
-            found = torch.bmm(rows, targets.mT)
+            force = memory.empty("force", tuple(rows.shape), rows, rows.dtype)
+            torch.bmm(rows, targets.mT, out=memory.empty("distance", tuple(affinity.shape), rows, rows.dtype))
             for _ in TEMPERATURES:
-                found = torch.bmm(affinity[:, :, : repel.shape[1]], repel)
-                found = torch.bmm(affinity[:, :, repel.shape[1] :], attract)
-        return wait(found)
+                torch.bmm(affinity[:, :, : repel.shape[1]], repel, out=force)
+                torch.bmm(affinity[:, :, repel.shape[1] :], attract, out=force)
+        return wait(force)
 
     return {"core": core, "products": products}
 

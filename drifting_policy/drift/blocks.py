@@ -29,6 +29,10 @@ Block = tuple[slice, slice]  # of the conditions and of their positions
 BLOCK_NUMBERS = {"cpu": 2**20}  # coordinates of a block; elsewhere there is nothing to win but less memory
 MOST_NUMBERS = 2**28
 MAP_COORDINATES = 31  # of feature maps, up to which their positions are better treated all at once
+KEPT_NUMBERS = 2**26  # coordinates of all samples that are kept between the two passes; more are gathered again
+# One exponential serves both softmaxes where the kernels of nearest targets differ by at most exp(40): that leaves e^47 below
+# them before float32 underflows, and with it root affinities of e^-23 < 1e-9.
+LARGEST_SPREAD, SMALLEST_FLOOR, TINY = 40.0, 1e-9, 1e-38
 
 
 @final
@@ -76,12 +80,14 @@ def field_in_blocks(
     negatives, targets = generated + parts[1].shape[1], sum(part.shape[1] for part in parts)
     limit = block_numbers or BLOCK_NUMBERS.get(x.device.type, MOST_NUMBERS)
     blocks = list(split(conditions, positions, max(1, limit // (targets * coordinates))))
-    points = x.new_empty(0)
+    kept = len(blocks) == 1 or conditions * positions * targets * coordinates <= KEPT_NUMBERS
+    found: list[Tensor] = []  # what is kept of the samples
 
     distance = memory.empty("distance", (conditions, positions, generated, targets), x, dtype)
-    for block in blocks:
-        points = gather(parts, block, memory, dtype)
+    for number, block in enumerate(blocks):
+        points = gather(parts, block, memory, dtype, name=f"points {number}" if kept else "points")
         distances(points, distance[block].flatten(0, 1))
+        found += [points] if kept else []
     mean, unit = _lengths(distance, weight, coordinates=coordinates, grouping=options.scale, groups=groups)
     stretch = torch.ones_like(mean) if options.scale == "none" else mean.clamp_min(MIN_SCALE)
     if options.self_mask:
@@ -89,12 +95,17 @@ def field_in_blocks(
     count = len(options.temperatures)
     forces = memory.empty("forces", (conditions, positions, count, generated, coordinates), x, dtype)
     squares = torch.empty(forces.shape[:3], dtype=dtype, device=x.device)
-    for block in blocks:
-        if len(blocks) > 1:
-            points = gather(parts, block, memory, dtype)
+    for number, block in enumerate(blocks):
+        points = found[number] if kept else gather(parts, block, memory, dtype)
         shares = None if weight is None else weight[block[0], None].expand(-1, block[1].stop - block[1].start, -1).flatten(0, 1)
         coefficients = signed_affinities(
-            distance[block].flatten(0, 1), within(stretch, block), within(unit, block), shares, options, negatives=negatives
+            distance[block].flatten(0, 1),
+            within(stretch, block),
+            within(unit, block),
+            shares,
+            options,
+            negatives=negatives,
+            memory=memory,
         )
         torch.bmm(coefficients.flatten(1, 2), points, out=forces[block].flatten(0, 1).flatten(1, 2))
         squares[block] = torch.linalg.vector_norm(forces[block].flatten(3), dim=-1).square_() / (generated * coordinates)
@@ -116,12 +127,14 @@ def split(conditions: int, positions: int, size: int) -> Iterator[Block]:
             yield slice(i, min(conditions, i + wide)), slice(j, min(positions, j + size))
 
 
-def gather(parts: tuple[Tensor, ...], block: Block, memory: Workspace, dtype: torch.dtype) -> Float[Tensor, "k m f"]:
+def gather(
+    parts: tuple[Tensor, ...], block: Block, memory: Workspace, dtype: torch.dtype, *, name: str = "points"
+) -> Float[Tensor, "k m f"]:
     """All samples of each position in a row, seen from the mean of the generated ones: dot products want small numbers."""
     x = parts[0][block[0], :, block[1]]
     centre = x.mean(dim=1, dtype=dtype)[:, :, None]
     shape = (x.shape[0], x.shape[2], sum(part.shape[1] for part in parts), x.shape[3])
-    points, first = memory.empty("points", shape, x, dtype), 0
+    points, first = memory.empty(name, shape, x, dtype), 0
     for part in parts:
         rows = part[block[0], :, block[1]].transpose(1, 2)
         torch.sub(rows, centre, out=points[:, :, first : first + rows.shape[2]])
@@ -149,6 +162,7 @@ def signed_affinities(
     options: FieldOptions,
     *,
     negatives: int,
+    memory: Workspace,
 ) -> Float[Tensor, "k t g m"]:
     """The factors by which the positions of the targets add up to the force, in units, for each of t temperatures.
 
@@ -156,14 +170,7 @@ def signed_affinities(
     those of the positives, so that the sum over targets is 0; what unequal attraction and repulsion are short of is the
     sample's own.
     """
-    floor, power = options.affinity_floor, 1 if options.kernel == "laplace" else 2
-    rates = [1 / t if power == 1 else 0.5 / t**2 for t in options.temperatures]
-    slope = -torch.tensor(rates, dtype=distance.dtype, device=distance.device)[:, None, None] / stretch[:, None] ** power
-    logits = (distance if power == 1 else distance.square())[:, None] * slope
-    if options.coupling != "none":
-        rows = torch.log_softmax(logits, dim=-1)
-        logits = rows if options.coupling == "row" else rows.lerp_(torch.log_softmax(logits, dim=-2), 0.5)
-    weights = logits.clamp_(min=max(2 * LOG_TINY, 0.5 * math.log(floor) if floor else -math.inf)).exp_()
+    weights = affinities(distance, stretch, options, memory)
     if weight is not None:
         weights.mul_(weight[:, None, None])
     repel, attract = weights[..., :negatives], weights[..., negatives:]
@@ -174,6 +181,39 @@ def signed_affinities(
         own = attraction * repulsion * ((options.repulsion - options.attraction) / unit[:, None])
         weights.diagonal(dim1=-2, dim2=-1).add_(own[..., 0])
     return weights
+
+
+def affinities(
+    distance: Float[Tensor, "k g m"], stretch: Float[Tensor, "_ 1 1"], options: FieldOptions, memory: Workspace
+) -> Float[Tensor, "k t g m"]:
+    """How strongly each sample attends to each target, for each of t temperatures."""
+    floor, power = options.affinity_floor, 1 if options.kernel == "laplace" else 2
+    rates = [1 / t if power == 1 else 0.5 / t**2 for t in options.temperatures]
+    slope = -torch.tensor(rates, dtype=distance.dtype, device=distance.device)[:, None, None] / stretch[:, None] ** power
+    cost = distance if power == 1 else distance.square()
+    logits = memory.empty("affinities", (len(cost), len(rates), *cost.shape[1:]), cost, cost.dtype)
+    if options.coupling == "row_column" and math.sqrt(floor) > SMALLEST_FLOOR and near(cost, slope):
+        torch.mul((cost - cost.amin(dim=(1, 2), keepdim=True))[:, None], slope, out=logits).exp_()
+        rows, columns = (logits.sum(dim=dim, keepdim=True) for dim in (-1, -2))
+        return logits.mul_(rows.rsqrt_()).mul_(columns.clamp_min_(TINY).rsqrt_()).clamp_(min=math.sqrt(floor))
+    torch.mul(cost[:, None], slope, out=logits)
+    if options.coupling != "none":
+        rows = torch.log_softmax(logits, dim=-1)
+        logits = rows if options.coupling == "row" else rows.lerp_(torch.log_softmax(logits, dim=-2), 0.5)
+    return logits.clamp_(min=max(2 * LOG_TINY, 0.5 * math.log(floor) if floor else -math.inf)).exp_()
+
+
+def near(cost: Float[Tensor, "k g m"], slope: Float[Tensor, "_ t 1 1"]) -> bool:
+    """Whether one exponential serves both softmaxes of a sample and a target: no sample is much farther from all than others.
+
+    The kernels of a condition are then divided by the largest of them. A target that is too far from all for float32 is below
+    the floor of its affinity in any case. On a GPU the answer would have to be waited for.
+    """
+    if cost.is_cuda:
+        return False
+    nearest = cost.amin(dim=2)
+    spread = (nearest.amax(dim=1) - nearest.amin(dim=1))[:, None] * -slope.amin(dim=1)[..., 0]
+    return bool((spread <= LARGEST_SPREAD).all())
 
 
 def _lengths(

@@ -9,6 +9,7 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
+from drifting_policy.drift.blocks import Workspace
 from drifting_policy.drift.loss import DriftOptions
 from drifting_policy.imagenet.bank import MemoryBank
 from drifting_policy.imagenet.features import Extractor
@@ -92,6 +93,8 @@ class DriftGoal(Goal):
         check_scales(**scales)
         self.network, self.extractor, self.stream, self.bank = generator, extractor, stream, bank
         self.counts, self.scales, self.options, self.feature_chunk = counts, scales, options, feature_chunk
+        if device.type == "cpu":  # elsewhere memory that is given back is there again at once
+            self.options = {**options, "workspace": Workspace()}
         self.preview_scale, self.seed, self.device = preview_scale, seed, device
 
     def fill(self, count: int) -> None:
