@@ -27,6 +27,7 @@ VARIANTS: dict[str, dict[str, Any]] = {
     "late": {"delay": 0.03, "noise": "fresh"},
     "fade": {"delay": 0.02, "seam": "fade", "noise": "zero"},
     "prefix": {"delay": 0.02, "seam": "prefix", "max_prefix": 4, "latency": 0.02},
+    "prefix and fade": {"delay": 0.02, "seam": "prefix_fade", "max_prefix": 4, "latency": 0.02, "noise": "fresh"},
     "measured prefix": {"delay": 0.02, "seam": "prefix", "max_prefix": 4},
     "candidates": {"candidates": 3, "noise": "fresh", "rule": "closest"},
     "limits": {"limits": Limits(velocity=0.5, acceleration=20.0, jerk=4000.0), "fallback": "decelerate", "delay": 0.04},

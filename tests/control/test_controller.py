@@ -97,8 +97,8 @@ def test_the_first_steps_of_a_faded_chunk_are_mixtures() -> None:
 
 def test_a_fade_softens_the_seam() -> None:
     largest: dict[str, float] = {}
-    for seam in ("snap", "fade"):
-        policy = Walker(lambda call, chunk: chunk + 0.1 * (-1) ** call)
+    for seam in ("snap", "fade", "prefix_fade"):
+        policy = Walker(lambda call, chunk: chunk + 0.1 * (-1) ** call, max_prefix=3)
         with controller(policy, 0.01, noise="zero", seam=seam, fade_steps=3) as ours:
             actions = []
             for step in range(40):
@@ -106,12 +106,13 @@ def test_a_fade_softens_the_seam() -> None:
                 actions.append(ours.action(step / HZ)[0].copy())
             largest[seam] = np.abs(np.diff(actions[1:], axis=0)).max()
     assert largest["snap"] > 0.19
-    assert largest["fade"] < 0.3 * largest["snap"]
+    assert max(largest["fade"], largest["prefix_fade"]) < 0.3 * largest["snap"]
 
 
-def test_a_prefix_is_what_will_be_commanded_meanwhile() -> None:
+@pytest.mark.parametrize("seam", ["prefix", "prefix_fade"])
+def test_a_prefix_is_what_will_be_commanded_meanwhile(seam: str) -> None:
     policy = Walker(lambda call, chunk: chunk + 0.1 * call, max_prefix=3)
-    with controller(policy, 0.02, noise="zero", seam="prefix") as ours:
+    with controller(policy, 0.02, noise="zero", seam=seam) as ours:
         actions, statuses = drive(ours, 20)
     assert statuses[2:] == [OK] * 18
     assert policy.calls[0]["prefix"] is None
