@@ -77,7 +77,7 @@ STUDIES = {
     "digits": Study("digits", ARMS, seeds=3, samples=2000),
     "cifar10": Study(
         "cifar10",
-        {**ARMS, LONGER: ("task.encoder=none", "task.trainer.steps=3750")},
+        {**ARMS, LONGER: ("task.encoder=none", "task.trainer.steps=7000")},
         seeds=2,
         samples=5000,
         judge=ClassifierOptions(width=32, epochs=8),  # a tenth of the work of the default, for a CPU
