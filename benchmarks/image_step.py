@@ -13,7 +13,7 @@ import argparse
 import math
 import sys
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
 from pathlib import Path
@@ -52,10 +52,10 @@ class MadeUp(Goal):
     images: dict[str, Tensor]
     options: dict[str, Any]
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, step: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """That of any step."""
         losses, _ = image_loss(self.network, self.extractor, **cast("Any", self.images), **self.options)
-        return losses.mean(), {}
+        yield losses.mean(), {}
 
     def picture(self, network: nn.Module) -> tuple[Tensor, int]:
         """None is asked for."""

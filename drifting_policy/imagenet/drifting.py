@@ -1,6 +1,6 @@
 """DriftGoal: an image generator that learns by drifting."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any, final
 
@@ -33,17 +33,22 @@ class Counts:
         generated: Images that are generated for each of them, at least 2 to have siblings.
         positives: Real images of each of these classes.
         unconditional: Real images of any class for each label, by which guidance is learned; 0 for none.
+        parts: Labels are treated in so many parts, one after another, whose gradients add up, where memory is short. The field
+            of a part is normalised over its own labels, so that the parts change the training a little.
     """
 
     labels: int
     generated: int
     positives: int
     unconditional: int
+    parts: int = 1
 
     def __post_init__(self) -> None:
-        for name, low in (("labels", 1), ("generated", 1), ("positives", 1), ("unconditional", 0)):
+        for name, low in (("labels", 1), ("generated", 1), ("positives", 1), ("unconditional", 0), ("parts", 1)):
             if getattr(self, name) < low:
                 raise ConfigError(f"task.batch.{name} must be at least {low}; got {getattr(self, name)}.")
+        if self.parts > self.labels:
+            raise ConfigError(f"task.batch.parts must be at most task.batch.labels, {self.labels}; got {self.parts}.")
 
 
 @final
@@ -102,7 +107,7 @@ class DriftGoal(Goal):
         if count:
             self.bank.add(*self.stream.first(count))
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
+    def losses(self, step: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
         """The drifting loss; its value says nothing about the fit, the metrics `drift_rms_<temperature>` do."""
         counts, choices = self.counts, torch.Generator().manual_seed(mix(self.seed, step, CHOICES))
         images, labels = self.stream.batch(step)
@@ -113,19 +118,21 @@ class DriftGoal(Goal):
         unconditional = self.bank.unconditional(counts.labels, counts.unconditional, generator=choices)
         drawn = self._noise(counts.labels * counts.generated, mix(self.seed, step, NOISE))
         noise, style = (rearrange(values, "(b g) ... -> b g ...", b=counts.labels) for values in drawn)
-        losses, fields = image_loss(
-            self.network,
-            self.extractor,
-            labels=labels.to(self.device),
-            positives=positives.to(self.device),
-            unconditional=unconditional.to(self.device),
-            scales=scales.to(self.device),
-            noise=noise,
-            style=style,
-            feature_chunk=self.feature_chunk,
-            **self.options,
-        )
-        return losses.mean(), field_metrics(fields, tuple(self.options["temperatures"]))
+        for part in torch.arange(counts.labels).tensor_split(counts.parts):
+            losses, fields = image_loss(
+                self.network,
+                self.extractor,
+                labels=labels[part].to(self.device),
+                positives=positives[part].to(self.device),
+                unconditional=unconditional[part].to(self.device),
+                scales=scales[part].to(self.device),
+                noise=noise[part],
+                style=style[part],
+                feature_chunk=self.feature_chunk,
+                **self.options,
+            )
+            metrics = field_metrics(fields, tuple(self.options["temperatures"]))
+            yield losses.mean() * (len(part) / counts.labels), metrics
 
     @torch.no_grad()
     def picture(self, network: nn.Module) -> tuple[Float[Tensor, "n c h w"], int]:

@@ -1,7 +1,7 @@
 """Goal: a network and what its training minimises."""
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 from torch import Tensor, nn
@@ -17,10 +17,11 @@ class Goal(ABC):
     network: nn.Module
 
     @abstractmethod
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The loss of update `step`, counted from 0, as a scalar, and numbers worth watching.
+    def losses(self, step: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """The loss of update `step`, counted from 0, as scalars that add up to it, each with numbers worth watching.
 
-        It must be asked for once for every step, in order, since it may remember the images of earlier steps.
+        Nothing of a scalar is needed for the next one: take its gradient first, and its memory is free again. They must be
+        asked for once for every step, in order, since the goal may remember the images of earlier steps.
         """
 
     @abstractmethod

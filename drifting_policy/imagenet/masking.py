@@ -1,6 +1,6 @@
 """MaskGoal: a masked auto-encoder that fills in what is hidden and, towards the end, names the class."""
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from typing import Any, final
 
 import torch
@@ -48,14 +48,14 @@ class MaskGoal(Goal):
         self.network, self.stream, self.shares, self.ramp = autoencoder, stream, shares, ramp
         self.total_steps, self.seed, self.device = total_steps, seed, device
 
-    def loss(self, step: int) -> tuple[Tensor, dict[str, Tensor]]:
-        """The mean loss of the batch; its parts, and the weight of the classification, as metrics."""
+    def losses(self, step: int) -> Iterator[tuple[Tensor, dict[str, Tensor]]]:
+        """The mean loss of the batch; what it is made of, and the weight of the classification, as metrics."""
         images, labels = (part.to(self.device) for part in self.stream.batch(step))
         weight = classification_weight(step, total_steps=self.total_steps, **self.ramp)
         mask = self._mask(images, mix(self.seed, step, MASK))
         losses, metrics = masked_loss(self.network, images, labels, mask, weight=weight)
         means = {name: value.mean() for name, value in metrics.items()}
-        return losses.mean(), {**means, "classification_weight": torch.tensor(weight)}
+        yield losses.mean(), {**means, "classification_weight": torch.tensor(weight)}
 
     @torch.no_grad()
     def picture(self, network: nn.Module) -> tuple[Float[Tensor, "n c h w"], int]:

@@ -106,12 +106,13 @@ class GeneratorConfig:
 
 @dataclass
 class BatchConfig:
-    """How many images of each kind meet in a step: keyword arguments of Counts."""
+    """How many images of each kind meet in a step, and in how many parts: keyword arguments of Counts."""
 
     labels: int = 64
     generated: int = 64
     positives: int = 64
     unconditional: int = 16
+    parts: int = 1
 
 
 @dataclass

@@ -104,8 +104,11 @@ class ImageTrainer:
         for group in state.optimizer.param_groups:
             group["lr"] = rate
         state.optimizer.zero_grad(set_to_none=True)
-        loss, metrics = state.goal.loss(state.step)
-        loss.backward()  # type: ignore[no-untyped-call]
+        found: list[dict[str, Tensor]] = []
+        for share, metrics in state.goal.losses(state.step):
+            share.backward()  # type: ignore[no-untyped-call]
+            found.append({"loss": share.detach(), **metrics})
+        loss = torch.stack([each.pop("loss") for each in found]).sum()
         norm = nn.utils.clip_grad_norm_(network.parameters(), self.clip_norm)
         if not torch.isfinite(loss + norm):
             raise NonFiniteLoss(
@@ -115,4 +118,5 @@ class ImageTrainer:
         state.optimizer.step()
         state.step += 1
         state.averages.update(network)
-        return {"loss": loss.detach(), "gradient_norm": norm, "learning_rate": torch.tensor(rate), **metrics}
+        means = {name: torch.stack([each[name] for each in found]).mean(dim=0) for name in found[0]}
+        return {"loss": loss, "gradient_norm": norm, "learning_rate": torch.tensor(rate), **means}

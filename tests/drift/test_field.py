@@ -1,77 +1,25 @@
 """The drifting field against plain loops, and the symmetries that any such field must have."""
 
 import inspect
-import itertools
 import math
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from reference_field import assert_close, compare, loop_field, normal, samples
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from drifting_policy.drift import Field, blocks, drift
-from drifting_policy.drift.blocks import Workspace, distances, field_in_blocks, split
+from drifting_policy.drift import Field, drift
+from drifting_policy.drift.blocks import Workspace, field_in_blocks
 from drifting_policy.drift.definitions import FieldOptions
 from drifting_policy.drift.field import affinities, balanced_force, pairwise_distance, weighted_sum
 from drifting_policy.drift.loss import DriftOptions
 
 COUPLINGS = ("row_column", "row", "none")
 GROUPINGS = ("batch", "condition", "none")
-
-
-def normal(*shape: int, seed: int = 0, dtype: torch.dtype = torch.float64) -> Tensor:
-    return torch.randn(shape, generator=torch.Generator().manual_seed(seed), dtype=dtype)
-
-
-def samples(b: int = 3, g: int = 5, p: int = 4, n: int = 2, f: int = 3, seed: int = 0) -> tuple[Tensor, Tensor, Tensor]:
-    return normal(b, g, f, seed=seed), normal(b, p, f, seed=seed + 100) + 0.5, normal(b, n, f, seed=seed + 200) - 0.5
-
-
-def assert_close(actual: Tensor, expected: Tensor, tolerance: float = 1e-9) -> None:
-    torch.testing.assert_close(actual, expected, rtol=tolerance, atol=tolerance)
-
-
-def softmax(logits: list[float]) -> list[float]:
-    powers = [math.exp(value - max(logits)) for value in logits]
-    return [power / sum(powers) for power in powers]
-
-
-def grouped_mean(values: np.ndarray, grouping: str) -> np.ndarray:
-    """The mean per condition "b": of the condition, or of everything."""
-    own = values.reshape(len(values), -1).mean(1)
-    return own if grouping == "condition" else np.full(len(values), own.mean())
-
-
-def loop_field(x: np.ndarray, pos: np.ndarray, neg: np.ndarray, weights: np.ndarray, options: dict[str, Any]) -> dict[str, Any]:
-    """The field of `drift`, one sample and one target at a time. `weights` "b m" in the order x, neg, pos."""
-    (b, g, f), targets = x.shape, np.concatenate([x, neg, pos], axis=1)
-    m, negatives = targets.shape[1], g + neg.shape[1]
-    distance = np.array([[[max(math.dist(u, v), 1e-4) for v in targets[c]] for u in x[c]] for c in range(b)])
-    scale = grouped_mean(distance * weights[:, None], options["scale"]) / grouped_mean(weights, options["scale"])
-    unit = np.ones(b) if options["scale"] == "none" else np.maximum(scale / math.sqrt(f), 1e-3)
-    length = np.ones(b) if options["scale"] == "none" else np.maximum(scale, 1e-3)
-    velocity, rms = np.zeros(x.shape), []
-    for temperature in options["temperatures"]:
-        force = np.zeros(x.shape)
-        for c in range(b):
-            ratio = distance[c] / length[c] + (100 * np.eye(g, m) if options["self_mask"] else 0)
-            logits = -ratio / temperature if options["kernel"] == "laplace" else -((ratio / temperature) ** 2) / 2
-            rows = np.array([softmax(list(row)) for row in logits])
-            columns = np.array([softmax(list(column)) for column in logits.T]).T
-            affinity = {"row_column": np.sqrt(rows * columns), "row": rows, "none": np.exp(logits)}[options["coupling"]]
-            affinity = np.maximum(affinity, math.sqrt(options["affinity_floor"])) * weights[c]
-            for i, k, j in itertools.product(range(g), range(negatives), range(negatives, m)):
-                step = options["attraction"] * (targets[c, j] - x[c, i]) - options["repulsion"] * (targets[c, k] - x[c, i])
-                force[c, i] += affinity[i, k] * affinity[i, j] * step / unit[c]
-        mean_square = grouped_mean(force**2, options["force"])
-        norm = np.ones(b) if options["force"] == "none" else np.sqrt(np.maximum(mean_square, 1e-8))
-        velocity += force / norm[:, None, None]
-        rms.append(np.sqrt(mean_square).mean())
-    return {"velocity": velocity, "scale": scale, "unit": unit, "rms": np.array(rms)}
 
 
 @settings(max_examples=40, deadline=None, derandomize=True)
@@ -107,63 +55,6 @@ def test_equals_plain_loops(options: dict[str, Any], shape: tuple[int, ...], see
     for size in (1, 20, 10**6):
         field = field_in_blocks(parts, order if weighted else None, FieldOptions(**options), Workspace(), block_numbers=size)
         compare(field, expected)
-
-
-USUAL: dict[str, Any] = {
-    **{"temperatures": (0.02, 0.05, 0.2), "kernel": "laplace", "coupling": "row_column", "scale": "batch", "force": "batch"},
-    **{"affinity_floor": 1e-6, "self_mask": True, "attraction": 1.0, "repulsion": 1.0},
-}
-
-
-@pytest.mark.parametrize("options", [{}, {"affinity_floor": 1e-12}, {"kernel": "gaussian"}, {"temperatures": (0.005, 1.0)}])
-@pytest.mark.parametrize("spread", [0.0, 0.3, 1.0, 3.0, 10.0, 100.0])
-@pytest.mark.parametrize("collapsed", [False, True])
-def test_blocks_in_float32_stay_exact_where_one_sample_is_far_from_all(
-    options: dict[str, Any], spread: float, collapsed: bool, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Whether one exponential serves both softmaxes, or the distances differ too much for that."""
-    x, pos, neg = (values.round(decimals=3) for values in samples(2, 5, 4, 2, 3))
-    x = x * 1e-3 if collapsed else x
-    x[0, 0, 0] += spread
-    pos[0, 0] = x[0, 0] + 0.01  # which a target may be near to
-    chosen = USUAL | options
-    parts = x.float()[:, :, None], neg.float()[:, :, None], pos.float()[:, :, None]
-    expected = loop_field(
-        *(part[:, :, 0].double().numpy() for part in (parts[0], parts[2], parts[1])), np.ones((2, 11)), chosen
-    )
-    found = field_in_blocks(parts, None, FieldOptions(**chosen), Workspace())
-    assert_close(found.velocity.double(), torch.from_numpy(expected["velocity"]), 2e-4)
-    monkeypatch.setattr(blocks, "KEPT_NUMBERS", 0)
-    again = field_in_blocks(parts, None, FieldOptions(**chosen), Workspace(), block_numbers=1)
-    assert_close(again.velocity, found.velocity, 1e-4)
-
-
-def test_one_exponential_serves_both_softmaxes_where_distances_are_alike() -> None:
-    cost, slope = 1 + 0.1 * normal(3, 5, 9).abs(), torch.tensor([-5.0, -50.0]).view(1, 2, 1, 1)
-    assert blocks.near(cost, slope)
-    cost[1, 2] += 1
-    assert not blocks.near(cost, slope)
-
-
-@pytest.mark.parametrize("coordinates", [64, 65, 600])
-def test_blocks_measure_the_distances_of_points_with_many_coordinates(coordinates: int) -> None:
-    """Up to 64 they are sums of differences, beyond that dot products."""
-    points = normal(3, 9, coordinates, seed=1)
-    points[:, 5] = points[:, 0]  # close points
-    out = torch.empty(3, 4, 9, dtype=points.dtype)
-    distances(points - points.mean(dim=1, keepdim=True), out)
-    exact = (points[:, :4, None] - points[:, None]).square().sum(dim=-1).clamp_min(1e-8).sqrt()
-    np.testing.assert_allclose(out, exact, rtol=1e-9, atol=1e-6)
-    assert out[0, 0, 5] == pytest.approx(1e-4, abs=1e-6)
-
-
-def compare(field: Field, expected: dict[str, Any]) -> None:
-    """Every number of the field."""
-    for name, value in expected.items():
-        actual = getattr(field, name).numpy()
-        if name in ("scale", "unit"):
-            actual = np.broadcast_to(actual.reshape(-1), value.shape)
-        np.testing.assert_allclose(actual, value, rtol=1e-8, atol=1e-9, err_msg=name)
 
 
 @pytest.mark.parametrize("coupling", COUPLINGS)
@@ -397,12 +288,3 @@ def test_positions_are_conditions(options: dict[str, Any], f: int) -> None:
     again = drift(x, pos, neg, **own, workspace=workspace).velocity
     drift(2 * x, pos, neg, **own, workspace=workspace)
     assert_close(again, folded.velocity)  # no part of it was memory that is used again
-
-
-def test_blocks_cover_every_position_once() -> None:
-    for conditions, positions, size in itertools.product((1, 3, 7), (1, 4, 10), (1, 3, 4, 9, 100)):
-        seen = torch.zeros(conditions, positions)
-        for block in split(conditions, positions, size):
-            seen[block] += 1
-            assert 0 < seen[block].numel() <= size
-        assert bool((seen == 1).all())

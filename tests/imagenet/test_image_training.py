@@ -99,15 +99,15 @@ def test_a_run_that_lost_its_end_ends_the_same(
 def test_ctrl_c_saves_and_tells_how_to_go_on(
     settings: tuple[str, ...], module: type, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    loss = module.loss  # type: ignore[attr-defined]
+    losses = module.losses  # type: ignore[attr-defined]
 
     def interrupted(goal: Any, step: int) -> Any:
         if step == 2:
             signal.raise_signal(signal.SIGINT)
-        return loss(goal, step)
+        return losses(goal, step)
 
     with monkeypatch.context() as patch:
-        patch.setattr(module, "loss", interrupted)
+        patch.setattr(module, "losses", interrupted)
         stopped = finish(tmp_path / "stopped", *settings, "task.trainer.checkpoint_every=100", code=130)
     assert (
         f"Interrupted, and saved. To go on, repeat the command with resume=true (run_dir={stopped})." in capsys.readouterr().out
@@ -184,6 +184,7 @@ def test_two_runs_never_mix(program: Program, generator_run: Path, encoder_run: 
         ((*ALONE, "task.generator.patch=3"), "8 is no multiple of 3"),
         ((*ALONE, "task.batch.labels=7"), "The 7 labels of a step (task.batch.labels) come from its batch of 6 images"),
         ((*ALONE, "task.batch.positives=0"), "task.batch.positives must be at least 1; got 0"),
+        ((*ALONE, "task.batch.parts=9"), "task.batch.parts must be at most task.batch.labels"),
         ((*ALONE, "task.guidance.high=0.5"), "0 < low <= high"),
         ((*ALONE, "task.drift.temperatures=[0]"), "task.drift: temperatures must be"),
         ((*ALONE, "task.drift.attraction=-1"), "task.drift: attraction must be"),
@@ -233,6 +234,7 @@ def test_every_field_of_a_study_can_be_trained(tmp_path: Path) -> None:
                 ("task.drift.repulsion=0.0",),
                 ("task.batch.unconditional=0",),
                 ("task.batch.generated=2", "task.batch.positives=1"),
+                ("task.batch.parts=2",),
             ]
         )
     ]
@@ -247,19 +249,19 @@ def coloured() -> ImageSet:
     return ImageSet(images=images, labels=labels, class_names=("a", "b", "c"), kind="pixels")
 
 
-def test_positives_are_of_the_class_and_labels_of_the_newest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+def coloured_goal(*, parts: int = 1) -> DriftGoal:
+    """Four labels of `coloured` in each step."""
     with torch.random.fork_rng():
         torch.manual_seed(0)
         generator = ImageGenerator(
             classes=3, image_size=4, in_channels=1, out_channels=1, patch=2, precision="float32", **SIZES
         )  # fmt: skip
-    stream = ImageStream(coloured(), batch_size=5, seed=0, flips=False)
-    goal = DriftGoal(
+    return DriftGoal(
         generator,
         None,
-        stream,
+        ImageStream(coloured(), batch_size=5, seed=0, flips=False),
         MemoryBank(classes=3, per_class=4, overall=7, image_shape=(1, 4, 4), as_bytes=True),
-        counts=Counts(labels=4, generated=2, positives=6, unconditional=3),
+        counts=Counts(labels=4, generated=2, positives=6, unconditional=3, parts=parts),
         scales={"low": 1.0, "high": 4.0, "power": 3.0, "plain_share": 0.5},
         options={"temperatures": (0.1,)},
         feature_chunk=None,
@@ -267,6 +269,10 @@ def test_positives_are_of_the_class_and_labels_of_the_newest_batch(monkeypatch: 
         seed=0,
         device=torch.device("cpu"),
     )
+
+
+def watch(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
+    """What every call of `image_loss` will be given."""
     seen: list[dict[str, Any]] = []
     original = drifting.image_loss
 
@@ -275,10 +281,43 @@ def test_positives_are_of_the_class_and_labels_of_the_newest_batch(monkeypatch: 
         return original(*arguments, **named)
 
     monkeypatch.setattr(drifting, "image_loss", watched)
+    return seen
+
+
+def test_parts_of_a_step_add_up_over_the_same_labels(monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = watch(monkeypatch)
+    whole, parted = coloured_goal(), coloured_goal(parts=3)
+    for step in range(3):
+        seen.clear()
+        ((all_of_it, _),) = whole.losses(step)
+        named, loss = seen.pop(), torch.zeros(())
+        parted.network.zero_grad()
+        for share, _ in parted.losses(step):
+            share.backward()  # type: ignore[no-untyped-call]
+            loss = loss + share.detach()
+        assert [len(each["labels"]) for each in seen] == [2, 1, 1]
+        for name in ("labels", "positives", "unconditional", "scales", "noise", "style"):
+            assert torch.equal(torch.cat([each[name] for each in seen]), named[name]), name
+        found = [weight.grad for weight in parted.network.parameters()]
+        parted.network.zero_grad()
+        parts = [drifting.image_loss(parted.network, None, **each)[0] for each in list(seen)]
+        expected = torch.cat(parts).mean()  # every label counts the same
+        expected.backward()  # type: ignore[no-untyped-call]
+        torch.testing.assert_close(loss, expected.detach())
+        torch.testing.assert_close(found, [weight.grad for weight in parted.network.parameters()])
+        assert all_of_it.isfinite()
+        with torch.no_grad():  # as a step would
+            for network in (whole.network, parted.network):
+                network.output.weight.add_(0.1)
+
+
+def test_positives_are_of_the_class_and_labels_of_the_newest_batch(monkeypatch: pytest.MonkeyPatch) -> None:
+    goal = coloured_goal()
+    stream, generator, seen = goal.stream, goal.network, watch(monkeypatch)
     for step in range(20):
-        loss, values = goal.loss(step)
-        assert loss.isfinite()
-        assert list(values) == ["drift_rms_0.1"]
+        for loss, values in goal.losses(step):
+            assert loss.isfinite()
+            assert list(values) == ["drift_rms_0.1"]
     for step, named in enumerate(seen):
         labels = named["labels"]
         newest = stream.batch(step)[1].tolist()
