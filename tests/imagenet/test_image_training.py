@@ -139,7 +139,7 @@ def test_a_run_leaves_everything_that_is_promised(generator_run: Path, encoder_r
     about = read_config(list_checkpoints(generator_run)[-1])
     assert (about["step"], about["data"], about["seed"]) == (4, "digits", 0)
     assert about["task"]["encoder"] == str(encoder_run)
-    assert about["task"]["batch"] == COUNTS
+    assert about["task"]["batch"] == COUNTS | {"parts": 1}
     lines = metrics(generator_run)
     assert [line["step"] for line in lines] == [1, 2, 3, 4]
     assert {"loss", "gradient_norm", "learning_rate", "drift_rms_0.2", "drift_rms_0.05", "drift_rms_0.02"} < set(lines[0])
