@@ -102,7 +102,7 @@ def compare(rows: dict[Seam, dict[str, Any]]) -> list[dict[str, Any]]:
     for (seam, delay, more, held), known in rows.items():
         snap = rows[SNAP, delay, 0, False]
         line: dict[str, Any] = {"delay": delay, "noise": "held" if held else "fresh"}
-        line |= {"seam": seam, "committed": "" if seam == SNAP else delay + more}
+        line |= {"seam": seam, "committed": SNAP if seam == SNAP else delay + more}
         for name in ("boundary_jerk", "boundary_acceleration"):
             line[name.removeprefix("boundary_")] = round(known[name] / snap[name], 2)
         for name in ("success", "max_score"):

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, final
+from typing import Any, cast, final
 
 import torch
 from einops import rearrange
@@ -118,21 +118,10 @@ class DriftGoal(Goal):
         unconditional = self.bank.unconditional(counts.labels, counts.unconditional, generator=choices)
         drawn = self._noise(counts.labels * counts.generated, mix(self.seed, step, NOISE))
         noise, style = (rearrange(values, "(b g) ... -> b g ...", b=counts.labels) for values in drawn)
+        given = {"labels": labels, "positives": positives, "unconditional": unconditional, "scales": scales}
+        given |= {"noise": noise, "style": style}
         for part in torch.arange(counts.labels).tensor_split(counts.parts):
-            losses, fields = image_loss(
-                self.network,
-                self.extractor,
-                labels=labels[part].to(self.device),
-                positives=positives[part].to(self.device),
-                unconditional=unconditional[part].to(self.device),
-                scales=scales[part].to(self.device),
-                noise=noise[part],
-                style=style[part],
-                feature_chunk=self.feature_chunk,
-                **self.options,
-            )
-            metrics = field_metrics(fields, tuple(self.options["temperatures"]))
-            yield losses.mean() * (len(part) / counts.labels), metrics
+            yield self._share({name: values[part].to(self.device) for name, values in given.items()})
 
     @torch.no_grad()
     def picture(self, network: nn.Module) -> tuple[Float[Tensor, "n c h w"], int]:
@@ -150,6 +139,14 @@ class DriftGoal(Goal):
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Restore the bank."""
         self.bank.load_state_dict(state["bank"])
+
+    def _share(self, given: Mapping[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """What these labels add to the loss; no field outlives the call."""
+        losses, fields = image_loss(
+            self.network, self.extractor, **cast("Any", given), feature_chunk=self.feature_chunk, **self.options
+        )
+        share = losses.mean() * (len(losses) / self.counts.labels)
+        return share, field_metrics(fields, tuple(self.options["temperatures"]))
 
     def _noise(self, count: int, seed: int) -> tuple[Tensor, Tensor]:
         """Noise and styles of `count` images, drawn on the device."""

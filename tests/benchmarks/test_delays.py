@@ -103,4 +103,4 @@ def test_every_seam_is_compared_with_snap_under_the_same_delay(delays: ModuleTyp
         seam, delay, more, held = case
         assert line["jerk"] == round(rows[case]["boundary_jerk"] / rows["snap", delay, 0, False]["boundary_jerk"], 2)
         assert line["noise"] == ("held" if held else "fresh")
-        assert (line["seam"], line["committed"]) == (seam, "" if seam == "snap" else delay + more)
+        assert (line["seam"], line["committed"]) == (seam, "snap" if seam == "snap" else delay + more)
