@@ -3,7 +3,7 @@
 import dataclasses
 import math
 import statistics
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -13,6 +13,8 @@ from drifting_policy.rollout.metrics import episode_metrics, is_share, labels
 
 if TYPE_CHECKING:  # statistics of a finished evaluation need no simulator
     from drifting_policy.rollout.episode import Episode
+
+DRAWN_AT_ONCE = 2**18  # values of the resamples that are drawn together
 
 
 @dataclasses.dataclass(frozen=True)
@@ -62,7 +64,7 @@ def bootstrap_mean(values: ArrayLike, *, confidence: float = 0.95, resamples: in
     """
     data = _finite(values, ndim=1)
     rng = np.random.default_rng(seed)
-    means = np.array([data[rng.integers(data.size, size=data.size)].mean() for _ in range(resamples)])
+    means = [data[rng.integers(data.size, size=(k, data.size))].mean(axis=1) for k in _portions(resamples, data.size)]
     return _percentile_interval(data.mean(), means, confidence=confidence, method="bootstrap over episodes", n=data.size)
 
 
@@ -93,10 +95,11 @@ def cluster_bootstrap_mean(
         raise ValueError(f"All training runs must have the same test episodes; got {[run.size for run in runs]} of them.")
     table = np.stack(runs)
     rng = np.random.default_rng(seed)
-    rows, columns = table.shape
-    means = np.array(
-        [table[rng.integers(rows, size=rows)][:, rng.integers(columns, size=columns)].mean() for _ in range(resamples)]
-    )
+    ends = np.repeat(table.shape, table.shape)  # for each resample as many draws as there are rows, then as many as columns
+    means = []
+    for k in _portions(resamples, table.size):
+        rows, columns = np.split(rng.integers(ends, size=(k, ends.size)), [len(table)], axis=1)
+        means.append(table[rows[:, None], columns[..., None]].reshape(k, -1).mean(axis=1))
     method = "two-way bootstrap over training runs and test seeds"
     return _percentile_interval(table.mean(), means, confidence=confidence, method=method, n=table.size)
 
@@ -248,8 +251,18 @@ def _sign_flip(differences: np.ndarray, *, resamples: int, rng: np.random.Genera
     """
     changed = differences[differences != 0]
     observed = abs(changed.sum()) - 1e-9 * np.abs(changed).sum()  # equal sums of another order are equal
-    flips = (np.where(rng.random(changed.size) < 0.5, 1.0, -1.0) @ changed for _ in range(resamples))
-    return (1 + sum(abs(total) >= observed for total in flips)) / (resamples + 1)
+    far = sum(
+        int((np.abs(np.where(rng.random((k, changed.size)) < 0.5, 1.0, -1.0) @ changed) >= observed).sum())
+        for k in _portions(resamples, changed.size)
+    )
+    return (1 + far) / (resamples + 1)
+
+
+def _portions(resamples: int, size: int) -> Iterator[int]:
+    """Numbers of resamples of `size` values that are drawn at once: many, so that little is left to Python, in a few MB."""
+    most = max(1, DRAWN_AT_ONCE // max(size, 1))
+    for begin in range(0, resamples, most):
+        yield min(most, resamples - begin)
 
 
 def _finite(values: ArrayLike, *, ndim: int) -> np.ndarray:
@@ -259,9 +272,9 @@ def _finite(values: ArrayLike, *, ndim: int) -> np.ndarray:
     return data
 
 
-def _percentile_interval(value: float, means: np.ndarray, *, confidence: float, method: str, n: int) -> Interval:
+def _percentile_interval(value: float, means: Sequence[np.ndarray], *, confidence: float, method: str, n: int) -> Interval:
     _check_confidence(confidence)
-    low, high = np.percentile(means, [50 * (1 - confidence), 50 * (1 + confidence)])
+    low, high = np.percentile(np.concatenate(means), [50 * (1 - confidence), 50 * (1 + confidence)])
     return Interval(float(value), float(low), float(high), confidence, method, n)
 
 
