@@ -1,6 +1,7 @@
 """The door: composes a command line by Hydra, hands over plain dataclasses, and turns user errors into one sentence."""
 
 import contextlib
+import copy
 import dataclasses
 import difflib
 import io
@@ -8,6 +9,7 @@ import os
 import re
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from functools import cache
 from typing import Any
 
 import hydra
@@ -72,6 +74,18 @@ def compose(config_name: str, overrides: Sequence[str]) -> Any:
     Raises:
         ConfigError: in one sentence, with the closest known name.
     """
+    if own_configs():  # which may change
+        return _compose(config_name, overrides)
+    return copy.deepcopy(_packaged(config_name, tuple(overrides)))
+
+
+@cache
+def _packaged(config_name: str, overrides: tuple[str, ...]) -> Any:
+    """The same from the YAML of the package alone; an evaluation asks for one task many times."""
+    return _compose(config_name, overrides)
+
+
+def _compose(config_name: str, overrides: Sequence[str]) -> Any:
     schema.register()
     commands.register()
     GlobalHydra.instance().clear()

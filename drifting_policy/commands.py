@@ -4,6 +4,7 @@ Where there is a task there is an `encoder`, for a task may name the one of its 
 """
 
 from dataclasses import dataclass, field
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -215,6 +216,7 @@ COMMANDS: dict[str, type] = {
 }
 
 
+@cache  # the store keeps what it was told
 def register() -> None:
     """Tell Hydra the schemas of these commands."""
     for name, node in COMMANDS.items():

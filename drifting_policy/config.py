@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import MISSING, asdict, dataclass, field, fields
+from functools import cache
 from typing import Any
 
 from hydra.core.config_store import ConfigStore
@@ -366,6 +367,7 @@ _CHOICES: dict[str, list[type[NamedConfig]]] = {
 }
 
 
+@cache  # the store keeps what it was told
 def register() -> None:
     """Tell Hydra the schemas that the YAML files refer to."""
     store = ConfigStore.instance()

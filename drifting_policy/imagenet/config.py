@@ -2,6 +2,7 @@
 
 import math
 from dataclasses import dataclass
+from functools import cache
 
 from hydra.core.config_store import ConfigStore
 
@@ -120,6 +121,7 @@ COMMANDS: dict[str, type] = {
 }
 
 
+@cache  # the store keeps what it was told
 def register() -> None:
     """Tell Hydra the schemas of the entry points, and those of the tasks of training."""
     for name, node in COMMANDS.items():
