@@ -10,6 +10,16 @@ from drifting_policy.types import ConfigError, Policy, PolicySpec
 SEAMS = ("snap", "fade", "prefix", "prefix_fade")
 
 
+def continues(seam: str) -> bool:
+    """Whether the policy is told the commands that are committed, for its plan to continue them."""
+    return seam.startswith("prefix")
+
+
+def fades(seam: str) -> bool:
+    """Whether two plans are blended."""
+    return seam.endswith("fade")
+
+
 @final
 @dataclass(frozen=True)
 class Execution:
@@ -54,12 +64,12 @@ class Execution:
     @property
     def continues(self) -> bool:
         """Whether the policy is told what is committed."""
-        return self.seam.startswith("prefix")
+        return continues(self.seam)
 
     @property
     def fades(self) -> bool:
         """Whether two plans are blended."""
-        return self.seam.endswith("fade")
+        return fades(self.seam)
 
     @property
     def changes(self) -> dict[str, Any]:

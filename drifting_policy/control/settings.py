@@ -8,7 +8,7 @@ import numpy as np
 
 from drifting_policy.control.inference import Inference
 from drifting_policy.control.limits import Limits
-from drifting_policy.seams import SEAMS
+from drifting_policy.seams import SEAMS, continues, fades
 from drifting_policy.types import CheckpointError, ConfigError, PolicySpec
 
 
@@ -36,12 +36,12 @@ class Settings:
     @property
     def continues(self) -> bool:
         """Whether the policy is told the commands that are settled."""
-        return self.seam.startswith("prefix")
+        return continues(self.seam)
 
     @property
     def blended(self) -> int:
         """Steps that lead over from one chunk to the next."""
-        return self.fade_steps if self.seam.endswith("fade") else 0
+        return self.fade_steps if fades(self.seam) else 0
 
     def check(self, inference: Inference, *, contract: str | None) -> None:
         """Refuse what cannot work.
