@@ -99,9 +99,10 @@ def test_compose_raises_the_sentence() -> None:
     assert cli.compose("train", ["seed=3", "+task.env_options.angle=1"]).task.env_options == {"angle": 1}
 
 
-@pytest.mark.parametrize(("name", "setting"), [("train", "rehearse_resume: false"), ("eval", "inference_batch: 1")])
-@pytest.mark.parametrize("flag", ["--help", "-h"])
-def test_help_names_the_settings(program: Program, tmp_path: Path, name: str, setting: str, flag: str) -> None:
+@pytest.mark.parametrize(
+    ("name", "flag", "setting"), [("train", "--help", "rehearse_resume: false"), ("eval", "-h", "inference_batch: 1")]
+)
+def test_help_names_the_settings(program: Program, tmp_path: Path, name: str, flag: str, setting: str) -> None:
     result = program(name, flag)
     assert result.code == 0
     assert result.err == ""

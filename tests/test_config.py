@@ -2,6 +2,7 @@
 
 import dataclasses
 import inspect
+import itertools
 from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
@@ -113,9 +114,24 @@ def test_registries_schemas_and_files_name_the_same_things(group: str) -> None:
     assert {node().name for node in schema._CHOICES[group]} == set(REGISTRIES[group]) == set(named(group)) - variants
 
 
-@pytest.mark.parametrize("task", named("task"))
-@pytest.mark.parametrize("objective", named("objective"))
-@pytest.mark.parametrize("generator", named("generator"))
+def every_pair() -> list[tuple[str, str, str]]:
+    """Generators, objectives and tasks such that any two choices meet: each task with all of them, in turns."""
+    generators, objectives = named("generator"), named("objective")
+    count = max(len(generators), len(objectives))
+    return [
+        (generators[(i + k) % len(generators)], objectives[k % len(objectives)], task)
+        for i, task in enumerate(named("task"))
+        for k in range(count)
+    ]
+
+
+def test_every_pair_of_choices_is_among_the_combinations() -> None:
+    groups = [named(group) for group in ("generator", "objective", "task")]
+    for i, j in ((0, 1), (0, 2), (1, 2)):
+        assert {(each[i], each[j]) for each in every_pair()} == set(itertools.product(groups[i], groups[j]))
+
+
+@pytest.mark.parametrize(("generator", "objective", "task"), every_pair())
 def test_every_combination_takes_a_step(generator: str, objective: str, task: str) -> None:
     config = compose("train", [f"generator={generator}", f"objective={objective}", f"task={task}", "trainer.batch_size=4"])
     config.generator, config.encoder = small(config.generator), small(config.encoder)

@@ -20,7 +20,7 @@ HEADS: dict[str, dict[str, Any]] = {
 }
 FLOW = {"name": "flow", "steps": 4}
 TRAINED = {"prediction": "epsilon", "timesteps": 100, "clip_sample": True}
-DDPM = {"name": "diffusion", "scheduler": "ddpm", "steps": 100, **TRAINED}
+DDPM = {"name": "diffusion", "scheduler": "ddpm", "steps": 20, **TRAINED}
 LOW, HIGH = np.array([-3.0, 100.0]), np.array([5.0, 101.0])
 
 
@@ -192,7 +192,7 @@ def test_the_recipe_and_the_weights_rebuild_it() -> None:
     assert {"normalizer.scale_action", "normalizer.offset_pose"} <= set(source.state_dict())
 
 
-every_sampler = pytest.mark.parametrize(("settings", "evaluations"), [(FLOW, 4), (DDPM, 100)], ids=["flow", "ddpm"])
+every_sampler = pytest.mark.parametrize(("settings", "evaluations"), [(FLOW, 4), (DDPM, 20)], ids=["flow", "ddpm"])
 
 
 @every_sampler

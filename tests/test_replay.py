@@ -38,14 +38,13 @@ def test_the_human_demonstrations_replay(
     program: Program, shared: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     monkeypatch.setenv("DRIFTING_POLICY_DATA", str(shared / "data"))
-    assert program("replay", "data=human", f"out={tmp_path}").code == 0
+    assert program("replay", "data=human", "episodes=40", f"out={tmp_path}").code == 0
     told = table(tmp_path)
-    assert told["n_episodes"] == 206
-    assert told["metrics"]["success"]["value"] == pytest.approx(0.034, abs=5e-3)
-    assert told["max_score"]["mean"] == pytest.approx(0.946, abs=2e-3)
-    assert (told["largest"]["coverage"]["mean"], told["largest"]["coverage"]["min"]) == pytest.approx((0.899, 0.861), abs=1e-3)
-    assert told["deviation"]["state"]["median"] < 1e-4
-    assert sum(episode["deviation"]["state"] > 1 for episode in told["episodes"]) <= 1
+    assert told["n_episodes"] == 40
+    assert told["metrics"]["success"]["value"] == pytest.approx(0.05)
+    assert told["max_score"]["mean"] == pytest.approx(0.948, abs=2e-3)
+    assert (told["largest"]["coverage"]["mean"], told["largest"]["coverage"]["min"]) == pytest.approx((0.901, 0.869), abs=1e-3)
+    assert told["deviation"]["state"]["max"] < 0.01
 
 
 def altered(**changes: Callable[[np.ndarray], np.ndarray]) -> Callable[..., Demonstrations]:

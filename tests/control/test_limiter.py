@@ -238,7 +238,7 @@ def test_a_step_allocates_no_arrays() -> None:
             tracemalloc.stop()
 
     rounds(1)
-    (few, _), (many, peak) = rounds(2), rounds(40)
+    (few, _), (many, peak) = rounds(2), rounds(12)
     assert many <= few + 500
     assert peak < 12_000  # NumPy's own buffers; a step without prepared arrays would need dozens of 1,400 bytes
 
