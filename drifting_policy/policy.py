@@ -158,7 +158,7 @@ class DriftingPolicy(nn.Module):
 
     def decode(self, cond: Float[Tensor, "b s e"], noise: Float[Tensor, "b t d"]) -> Float[Tensor, "b t d"]:
         """The same for the tokens of `encode`, for who draws several chunks from them."""
-        chunk = self.sampler(self.generator, cond, noise[:, None])[:, 0]
+        chunk = self.sampler(self.generator, cond, noise.unsqueeze(1)).squeeze(1)
         if self.clip is not None:
             chunk = chunk.clamp(-self.clip, self.clip)
         return self.normalizer.unnormalize("action", chunk)

@@ -22,6 +22,7 @@ Observations and actions are in raw environment units everywhere outside `normal
 import dataclasses
 import hashlib
 import json
+import math
 from collections.abc import Mapping
 from typing import Any, Protocol, runtime_checkable
 
@@ -226,13 +227,20 @@ def check_obs(spec: PolicySpec, obs: Mapping[str, np.ndarray]) -> int:
             continue
         if value.dtype.kind not in "fiub":
             raise ObservationError(f"Observation '{key}' must be numeric; got dtype {value.dtype}.")
-        finite = np.isfinite(value) if value.dtype == np.float32 else np.abs(value) <= LARGEST  # what networks compute in
+        if value.dtype == np.float32 and all_finite(value):
+            continue
+        finite = np.abs(value) <= LARGEST  # what networks compute in
         if not finite.all():
             place = tuple(int(i) for i in np.argwhere(~finite)[0])
             raise ObservationError(f"Observation '{key}' holds NaN or infinity (in float32), first at index {place}.")
     if len(set(batch_sizes.values())) != 1:
         raise ObservationError(f"All observation keys must share one batch size; got {batch_sizes}.")
     return next(iter(batch_sizes.values()))
+
+
+def all_finite(values: np.ndarray) -> bool:
+    """Whether there is neither NaN nor infinity among the numbers: as a rule their squares tell, in half the time."""
+    return math.isfinite(np.vdot(values, values)) or bool(np.isfinite(values).all())
 
 
 def check_noise(spec: PolicySpec, noise: np.ndarray, *, batch: int) -> None:
@@ -244,7 +252,7 @@ def check_noise(spec: PolicySpec, noise: np.ndarray, *, batch: int) -> None:
     shape = (batch, *spec.sample_shape)
     if np.shape(noise) != shape:
         raise ObservationError(f"The noise must have shape {shape}; got {np.shape(noise)}.")
-    if not np.isfinite(noise).all():
+    if not all_finite(np.asarray(noise)):
         raise ObservationError("The noise holds NaN or infinity; draw it from a standard normal distribution.")
 
 

@@ -216,7 +216,7 @@ def _coloured(images: UInt8[Tensor, "n h w c"]) -> UInt8[Tensor, "n h w c3"]:
 
 
 def _inception_class() -> Any:
-    needed = "extractor=inception needs torch-fidelity and torchvision: pip install torch-fidelity torchvision"
+    needed = "extractor=inception needs torch-fidelity and torchvision: pip install 'drifting-policy[fid]'"
     if find_spec("torch_fidelity") is None:
         raise MissingPackage(f"{needed}.")
     try:
