@@ -7,13 +7,14 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from finished_runs import assert_same_end, equal, metrics
 from safetensors.torch import load_file
 
 from drifting_policy import train
@@ -35,31 +36,6 @@ def finish(run_dir: Path, data: str, *more: str) -> Path:
     """The run, trained in this process."""
     assert train.run(compose("train", arguments(run_dir, data, *more))) == 0
     return run_dir
-
-
-def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "steps_per_second"} for line in lines]
-
-
-def equal(first: Any, second: Any) -> bool:
-    """Whether nested values are the same, tensors bit for bit."""
-    if isinstance(first, torch.Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, Mapping):
-        return first.keys() == second.keys() and all(equal(value, second[key]) for key, value in first.items())
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(equal, first, second))
-    return bool(first == second)
-
-
-def assert_same_end(first: Path, second: Path) -> None:
-    """Two runs ended with the same weights, average, optimiser and log."""
-    ours, theirs = list_checkpoints(first)[-1], list_checkpoints(second)[-1]
-    assert ours.name == theirs.name
-    assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
-    assert equal(load_state(ours), load_state(theirs))
-    assert metrics(first) == metrics(second)
 
 
 @pytest.mark.parametrize("options", [(), ("objective=regression", "trainer.observation_noise=0.1"), ("trainer.bf16=true",)])

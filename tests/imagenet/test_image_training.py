@@ -1,17 +1,16 @@
 """Trainings of image generators and encoders: they resume bit for bit, two never mix, and mistakes get one sentence."""
 
-import json
 import shutil
 import signal
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from finished_runs import assert_same_end, equal, metrics
 from PIL import Image
-from torch import Tensor
 
 from drifting_policy import cli
 from drifting_policy.checkpoint import list_checkpoints, load_state, read_config
@@ -41,32 +40,6 @@ def finish(run_dir: Path, *settings: str, code: int = 0) -> Path:
     register()
     assert train.run(cli.compose("imagenet.train", [*COMMON, *settings, f"run_dir={run_dir}"])) == code
     return run_dir
-
-
-def metrics(run_dir: Path) -> list[dict[str, Any]]:
-    lines = [json.loads(line) for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    return [{key: value for key, value in line.items() if key != "steps_per_second"} for line in lines]
-
-
-def equal(first: Any, second: Any) -> bool:
-    """Whether nested values are the same, tensors bit for bit."""
-    if isinstance(first, Tensor):
-        return torch.equal(first, second)
-    if isinstance(first, Mapping):
-        return first.keys() == second.keys() and all(equal(value, second[key]) for key, value in first.items())
-    if isinstance(first, list):
-        return len(first) == len(second) and all(map(equal, first, second))
-    return bool(first == second)
-
-
-def assert_same_end(first: Path, second: Path) -> None:
-    ours, theirs = list_checkpoints(first)[-1], list_checkpoints(second)[-1]
-    assert ours.name == theirs.name
-    assert (ours / "model.safetensors").read_bytes() == (theirs / "model.safetensors").read_bytes()
-    assert equal(load_state(ours), load_state(theirs))
-    assert metrics(first) == metrics(second)
-    for picture in (first / "pictures").iterdir():
-        assert picture.read_bytes() == (second / "pictures" / picture.name).read_bytes()
 
 
 @pytest.fixture(scope="module")
