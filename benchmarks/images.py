@@ -31,6 +31,7 @@ from drifting_policy.versions import versions
 
 ROOT = Path(__file__).resolve().parents[1]
 FULL, CONTROL, LONGER = "drift", "without features", "without features, longer"
+NOISY, NOISY_CONTROL = "with noise", "without features, with noise"
 METRICS = {  # of imagenet.evaluate, as they are called in the rows
     "class_accuracy": "of_their_class",
     "frechet_distance": "feature_distance",
@@ -77,7 +78,12 @@ STUDIES = {
     "digits": Study("digits", ARMS, seeds=3, samples=2000),
     "cifar10": Study(
         "cifar10",
-        {**ARMS, LONGER: ("task.encoder=none", "task.trainer.steps=7000")},
+        {
+            **ARMS,
+            LONGER: ("task.encoder=none", "task.trainer.steps=3750"),
+            NOISY: ("task.generator.noise_scale=1",),
+            NOISY_CONTROL: ("task.encoder=none", "task.generator.noise_scale=1"),
+        },
         seeds=2,
         samples=5000,
         judge=ClassifierOptions(width=32, epochs=8),  # a tenth of the work of the default, for a CPU
@@ -90,7 +96,12 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("study", choices=list(STUDIES))
     parser.add_argument("--runs", type=Path, help="where the runs are kept; default: runs/images/STUDY")
-    parser.add_argument("--arms", nargs="+", choices=list(ARMS), help=f"default: all of the study; {FULL} is always among them")
+    parser.add_argument(
+        "--arms",
+        nargs="+",
+        choices=[*ARMS, NOISY, NOISY_CONTROL],
+        help=f"default: all of the study; {FULL} is always among them",
+    )
     parser.add_argument("--seeds", type=int, help="training seeds")
     parser.add_argument("--samples", type=int, help="samples of each run that are judged")
     parser.add_argument("--jobs", type=int, default=2, help="runs at the same time, one thread each")

@@ -66,6 +66,7 @@ class ImageGenerator(nn.Module):
         rms: Whether norms are RMSNorm or layer norms.
         precision: One of PRECISIONS.
         checkpointing: Whether the backward pass computes blocks again, to save memory.
+        noise_scale: What the noise is multiplied by; with 0 the styles alone decide which image is drawn.
     """
 
     def __init__(
@@ -90,19 +91,23 @@ class ImageGenerator(nn.Module):
         rms: bool = True,
         precision: str = "bfloat16",
         checkpointing: bool = False,
+        noise_scale: float = 1.0,
     ) -> None:
         """A fresh generator, whose images are all zero.
 
         Raises:
-            ConfigError: an unknown precision, or sizes that do not divide each other.
+            ConfigError: an unknown precision, sizes that do not divide each other, or neither noise nor styles.
         """
         super().__init__()
+        if noise_scale < 0 or not (noise_scale or styles):
+            raise ConfigError(f"noise_scale must be at least 0, and more where there are no styles; got {noise_scale}.")
         check_sizes(image_size=image_size, patch=patch, width=width, heads=heads, rotary=rotary, precision=precision)
         self.recipe: dict[str, Any] = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         kind, grid = PRECISIONS[precision], image_size // patch
         self.classes, self.patch, self.grid, self.registers = classes, patch, grid, registers
         self.image_shape = (in_channels, image_size, image_size)
         self.styles, self.style_tokens = styles, style_tokens if styles else 0
+        self.noise_scale = noise_scale
         self.conditioning = Conditioning(
             classes=classes, cond_dim=cond_dim, styles=styles, style_tokens=style_tokens, compute=kind.network
         )
@@ -154,7 +159,7 @@ class ImageGenerator(nn.Module):
 
     def tokens(self, noise: Float[Tensor, "b c h w"], cond: Float[Tensor, "b cond"]) -> Float[Tensor, "b s e"]:
         """Registers, then the patches row by row; channels are the fastest axis inside a patch, as in the release."""
-        patches = rearrange(noise, "b c (r p) (s q) -> b (r s) (p q c)", p=self.patch, q=self.patch)
+        patches = rearrange(noise * self.noise_scale, "b c (r p) (s q) -> b (r s) (p q c)", p=self.patch, q=self.patch)
         x: Tensor = self.embed(patches) + self.positions
         if self.registers:
             x = torch.cat([self.register_embed(cond)[:, None] + self.register_table, x], dim=1)

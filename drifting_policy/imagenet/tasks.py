@@ -102,6 +102,7 @@ class GeneratorConfig:
     rms: bool = True
     precision: str = "bfloat16"
     checkpointing: bool = False
+    noise_scale: float = 1.0
 
 
 @dataclass

@@ -188,9 +188,31 @@ def test_rows_do_not_see_each_other_and_channels_may_differ() -> None:
         assert (generator(**inputs | {name: other}) - whole).abs().max() > (1e-4 if name == "cfg_scale" else 1e-2), name
 
 
+def test_the_noise_enters_by_its_scale_and_styles_suffice() -> None:
+    inputs: dict[str, Any] = {"noise": torch.randn(5, 1, 4, 4), "labels": torch.arange(5) % 3, "cfg_scale": torch.ones(5)}
+    inputs["style"] = torch.arange(15).view(5, 3) % 4
+    drawn = []
+    for scale in (1.0, 0.5, 0.0):
+        torch.manual_seed(0)
+        generator = tiny(precision="float32", noise_scale=scale)
+        for parameter in generator.parameters():
+            torch.nn.init.normal_(parameter, std=0.3)
+        drawn.append(generator(**inputs | {"noise": inputs["noise"] / scale if scale else inputs["noise"]}))
+        still = torch.equal(generator(**inputs | {"noise": torch.zeros(5, 1, 4, 4)}), drawn[-1])
+        assert still == (scale == 0)
+    torch.testing.assert_close(drawn[0], drawn[1])
+    assert drawn[2].std(dim=0).min() > 0
+
+
 @pytest.mark.parametrize(
     ("changes", "message"),
-    [({"patch": 3}, "no multiple of 3"), ({"heads": 3}, "width 16 for 3 heads"), ({"precision": "half"}, "release_half")],
+    [
+        ({"noise_scale": -1.0}, "at least 0"),
+        ({"noise_scale": 0.0, "styles": 0}, "no styles"),
+        ({"patch": 3}, "no multiple of 3"),
+        ({"heads": 3}, "width 16 for 3 heads"),
+        ({"precision": "half"}, "release_half"),
+    ],
 )
 def test_impossible_sizes_are_refused(changes: dict[str, Any], message: str) -> None:
     with pytest.raises(ConfigError, match=message):
