@@ -80,7 +80,7 @@ STUDIES = {
         "cifar10",
         {
             **ARMS,
-            LONGER: ("task.encoder=none", "task.trainer.steps=3750"),
+            LONGER: ("task.encoder=none", "task.trainer.steps=4500"),
             NOISY: ("task.generator.noise_scale=1",),
             NOISY_CONTROL: ("task.encoder=none", "task.generator.noise_scale=1"),
         },
