@@ -1,5 +1,6 @@
 """ImageGenerator: noise, a class, a guidance scale and a style become an image in one evaluation."""
 
+import math
 from typing import Any
 
 import torch
@@ -99,8 +100,8 @@ class ImageGenerator(nn.Module):
             ConfigError: an unknown precision, sizes that do not divide each other, or neither noise nor styles.
         """
         super().__init__()
-        if noise_scale < 0 or not (noise_scale or styles):
-            raise ConfigError(f"noise_scale must be at least 0, and more where there are no styles; got {noise_scale}.")
+        if not 0 <= noise_scale < math.inf or not (noise_scale or styles * style_tokens):
+            raise ConfigError(f"noise_scale must be finite, at least 0, and more where there are no styles; got {noise_scale}.")
         check_sizes(image_size=image_size, patch=patch, width=width, heads=heads, rotary=rotary, precision=precision)
         self.recipe: dict[str, Any] = {name: value for name, value in locals().items() if name not in ("self", "__class__")}
         kind, grid = PRECISIONS[precision], image_size // patch

@@ -1,6 +1,7 @@
 """The image generator against the numbers of the release: golden outputs, intermediates, gradients, names and counts."""
 
 import json
+import math
 from pathlib import Path
 from typing import Any
 
@@ -208,6 +209,7 @@ def test_the_noise_enters_by_its_scale_and_styles_suffice() -> None:
     ("changes", "message"),
     [
         ({"noise_scale": -1.0}, "at least 0"),
+        ({"noise_scale": math.nan}, "got nan"),
         ({"noise_scale": 0.0, "styles": 0}, "no styles"),
         ({"patch": 3}, "no multiple of 3"),
         ({"heads": 3}, "width 16 for 3 heads"),

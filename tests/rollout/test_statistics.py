@@ -9,6 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from drifting_policy.rollout import statistics
 from drifting_policy.rollout.episode import Episode
 from drifting_policy.rollout.statistics import (
     Latency,
@@ -69,6 +70,25 @@ def test_bootstrap_is_reproducible_and_equivariant() -> None:
     assert interval != bootstrap_mean(values, resamples=500, seed=1)
     moved = bootstrap_mean(3 * values + 2, resamples=500)
     np.testing.assert_allclose((moved.low, moved.high), (3 * interval.low + 2, 3 * interval.high + 2))
+
+
+@pytest.mark.parametrize(("runs", "episodes", "together"), [(1, 7, 2**18), (3, 20, 2**18), (3, 20, 150), (2, 5, 1)])
+def test_resamples_drawn_together_are_those_drawn_one_by_one(
+    runs: int, episodes: int, together: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(statistics, "DRAWN_AT_ONCE", together)
+    table = np.random.default_rng(3).random((runs, episodes))
+    rng, plain, crossed = np.random.default_rng(5), [], []
+    for _ in range(40):
+        plain.append(table[0][rng.integers(episodes, size=episodes)].mean())
+    rng = np.random.default_rng(5)
+    for _ in range(40):
+        crossed.append(table[rng.integers(runs, size=runs)][:, rng.integers(episodes, size=episodes)].mean())
+    for interval, means in (
+        (bootstrap_mean(table[0], resamples=40, seed=5), plain),
+        (cluster_bootstrap_mean(list(table), resamples=40, seed=5), crossed),
+    ):
+        assert [interval.low, interval.high] == pytest.approx(np.percentile(means, [2.5, 97.5]), rel=1e-14)  # sums' last bit
 
 
 def test_cluster_bootstrap_of_one_run_is_the_plain_one() -> None:
