@@ -132,7 +132,7 @@ def test_every_pair_of_choices_is_among_the_combinations() -> None:
 
 
 @pytest.mark.parametrize(("generator", "objective", "task"), every_pair())
-def test_every_combination_takes_a_step(generator: str, objective: str, task: str) -> None:
+def test_any_two_choices_take_a_step_together(generator: str, objective: str, task: str) -> None:
     config = compose("train", [f"generator={generator}", f"objective={objective}", f"task={task}", "trainer.batch_size=4"])
     config.generator, config.encoder = small(config.generator), small(config.encoder)
     data, device, goal = made_up(config.task), torch.device("cpu"), train._build_objective(config)
