@@ -19,7 +19,7 @@ from timing import RESULTS, interleaved, record, spread, wait
 from torch import Tensor
 
 from drifting_policy.drift import drift_loss_features
-from drifting_policy.drift.blocks import Workspace
+from drifting_policy.drift.workspace import Workspace
 from drifting_policy.imagenet.encoder import ImageEncoder
 from drifting_policy.imagenet.objective import extract
 

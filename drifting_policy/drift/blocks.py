@@ -6,7 +6,6 @@ the caches, and only distances, forces and the field exist for all conditions at
 
 import math
 from collections.abc import Iterator, Sequence
-from typing import final
 
 import torch
 from jaxtyping import Float
@@ -24,6 +23,7 @@ from drifting_policy.drift.definitions import (
     FieldOptions,
     Grouping,
 )
+from drifting_policy.drift.workspace import Workspace
 
 Block = tuple[slice, slice]  # of the conditions and of their positions
 BLOCK_NUMBERS = {"cpu": 2**20}  # coordinates of a block; elsewhere there is nothing to win but less memory
@@ -33,22 +33,6 @@ KEPT_NUMBERS = 2**26  # coordinates of all samples that are kept between the two
 # One exponential serves both softmaxes where the kernels of nearest targets differ by at most exp(40): that leaves e^47 below
 # them before float32 underflows, and with it root affinities of e^-23 < 1e-9.
 LARGEST_SPREAD, SMALLEST_FLOOR, TINY = 40.0, 1e-9, 1e-38
-
-
-@final
-class Workspace:
-    """Memory that is used again; a request ends what the last one of that name returned."""
-
-    def __init__(self) -> None:
-        """Nothing yet."""
-        self._buffers: dict[str, Tensor] = {}
-
-    def empty(self, name: str, shape: tuple[int, ...], like: Tensor, dtype: torch.dtype) -> Tensor:
-        """Uninitialised memory on the device of `like`."""
-        size, held = math.prod(shape), self._buffers.get(name)
-        if held is None or held.numel() < size or held.dtype != dtype or held.device != like.device:
-            held = self._buffers[name] = torch.empty(size, dtype=dtype, device=like.device)
-        return held[:size].view(shape)
 
 
 def worth_blocks(x: Tensor, targets: int) -> bool:
@@ -109,7 +93,8 @@ def field_in_blocks(
         )
         torch.bmm(coefficients.flatten(1, 2), points, out=forces[block].flatten(0, 1).flatten(1, 2))
         squares[block] = torch.linalg.vector_norm(forces[block].flatten(3), dim=-1).square_() / (generated * coordinates)
-    velocity, rms = _sum(forces, squares, blocks, grouping=options.force, groups=groups)
+    velocity = memory.lend((conditions, positions, generated, coordinates), x, dtype)
+    rms = _sum(forces, squares, blocks, velocity, grouping=options.force, groups=groups)
     each = options.scale == "condition" or groups > 1
     return Field(
         velocity=velocity.flatten(0, 1),
@@ -193,7 +178,8 @@ def affinities(
     cost = distance if power == 1 else distance.square()
     logits = memory.empty("affinities", (len(cost), len(rates), *cost.shape[1:]), cost, cost.dtype)
     if options.coupling == "row_column" and math.sqrt(floor) > SMALLEST_FLOOR and near(cost, slope):
-        torch.mul((cost - cost.amin(dim=(1, 2), keepdim=True))[:, None], slope, out=logits).exp_()
+        gap = torch.sub(cost, cost.amin(dim=(1, 2), keepdim=True), out=memory.empty("gap", tuple(cost.shape), cost, cost.dtype))
+        torch.mul(gap[:, None], slope, out=logits).exp_()
         rows, columns = (logits.sum(dim=dim, keepdim=True) for dim in (-1, -2))
         return logits.mul_(rows.rsqrt_()).mul_(columns.clamp_min_(TINY).rsqrt_()).clamp_(min=math.sqrt(floor))
     torch.mul(cost[:, None], slope, out=logits)
@@ -245,20 +231,20 @@ def _sum(
     forces: Float[Tensor, "b s t g f"],
     squares: Float[Tensor, "b s t"],
     blocks: Sequence[Block],
+    out: Float[Tensor, "b s g f"],
     *,
     grouping: Grouping,
     groups: int,
-) -> tuple[Float[Tensor, "b s g f"], Float[Tensor, "_ t"]]:
-    """The normalised forces of all temperatures together, and the root mean square of each in each group."""
-    conditions, positions, count, generated, coordinates = forces.shape
+) -> Float[Tensor, "_ t"]:
+    """Write the normalised forces of all temperatures together; the root mean square of each in each group."""
+    conditions, positions, count = forces.shape[:3]
     mean_square = squares.reshape(groups, -1, count)
     mean_square = mean_square if grouping == "condition" else mean_square.mean(dim=1, keepdim=True)
     factors = torch.ones_like(mean_square) if grouping == "none" else mean_square.clamp_min(MIN_MEAN_SQUARE).rsqrt()
     factors = factors.expand(-1, conditions * positions // groups, -1).reshape(squares.shape)[..., None, None]
-    velocity = torch.empty((conditions, positions, generated, coordinates), dtype=forces.dtype, device=forces.device)
     for block in blocks:
-        total, terms, share = velocity[block], forces[block], factors[block]
+        total, terms, share = out[block], forces[block], factors[block]
         torch.mul(terms[:, :, 0], share[:, :, 0], out=total)
         for i in range(1, count):
             total.addcmul_(terms[:, :, i], share[:, :, i])
-    return velocity, mean_square.sqrt().mean(dim=1)
+    return mean_square.sqrt().mean(dim=1)

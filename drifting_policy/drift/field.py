@@ -15,7 +15,7 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drifting_policy.drift.blocks import Workspace, field_in_blocks, worth_blocks
+from drifting_policy.drift.blocks import field_in_blocks, worth_blocks
 from drifting_policy.drift.definitions import (
     DIRECT_COORDINATES,
     LOG_TINY,
@@ -33,6 +33,7 @@ from drifting_policy.drift.definitions import (
     check_shapes,
     target_weights,
 )
+from drifting_policy.drift.workspace import Workspace
 
 
 @torch.no_grad()

@@ -7,9 +7,10 @@ import torch
 from jaxtyping import Float
 from torch import Tensor
 
-from drifting_policy.drift.blocks import Workspace, worth_blocks
+from drifting_policy.drift.blocks import worth_blocks
 from drifting_policy.drift.definitions import Coupling, Field, Grouping, Kernel
 from drifting_policy.drift.field import drift, fold
+from drifting_policy.drift.workspace import Workspace
 
 Triple = tuple[Tensor, Tensor, Tensor | None]  # generated, positive and negative samples
 SMALL_MAP = {"cpu": 2**17}  # numbers up to which joining the maps of one shape costs less than treating them one by one
@@ -80,14 +81,15 @@ def drift_loss_features(
     """
     if not features:
         raise ValueError("features must hold at least one feature map; got none.")
-    options = {"workspace": Workspace(), **options}
+    workspace = options.get("workspace") or Workspace()
+    options = {**options, "workspace": workspace}
     losses: dict[str, Tensor] = {}
     fields: dict[str, Field] = {}
     for names in _alike(features):
         x, pos, neg = triple = _join([features[name] for name in names])
         if _in_blocks(triple):
             each = {key: _repeat(value, len(names)) for key, value in options.items()}
-            loss, field = _loss_of_positions(x, drift(x, pos, neg, groups=len(names), **each))  # type: ignore[arg-type]
+            loss, field = _loss_of_positions(x, drift(x, pos, neg, groups=len(names), **each), workspace)  # type: ignore[arg-type]
             fields |= dict(zip(names, field.split(len(names), scale=options.get("scale", "batch")), strict=True))
         else:
             positions = 1 if x.ndim == 3 else x.shape[2]
@@ -135,11 +137,11 @@ def _repeat_each(value: object, positions: int) -> object:
     return value.repeat_interleave(positions, dim=0) if isinstance(value, Tensor) else value
 
 
-def _loss_of_positions(x: Float[Tensor, "b g s f"], field: Field) -> tuple[Float[Tensor, " b"], Field]:
+def _loss_of_positions(x: Float[Tensor, "b g s f"], field: Field, workspace: Workspace) -> tuple[Float[Tensor, " b"], Field]:
     """`drift_loss` in the mean over positions, with a few passes less over the numbers."""
     velocity = field.velocity.view(x.shape[0], x.shape[2], *field.velocity.shape[1:])
     value = torch.linalg.vector_norm(velocity.flatten(2), dim=2).square() / velocity[0, 0].numel()
-    return Regression.apply(x, velocity, field.unit, value).mean(dim=1), field  # type: ignore[no-untyped-call]
+    return Regression.apply(x, velocity, field.unit, value, workspace).mean(dim=1), field  # type: ignore[no-untyped-call]
 
 
 @final
@@ -153,17 +155,18 @@ class Regression(torch.autograd.Function):
         velocity: Float[Tensor, "b s g f"],
         unit: Float[Tensor, "..."],
         value: Float[Tensor, "b s"],
+        workspace: Workspace,
     ) -> Float[Tensor, "b s"]:
-        """The loss, whose `value` is known."""
+        """The loss, whose `value` is known; the gradient will lie in memory of the workspace."""
         ctx.save_for_backward(velocity, unit)
-        ctx.dtype = x.dtype
+        ctx.dtype, ctx.workspace = x.dtype, workspace
         return value.clone()
 
     @staticmethod
-    def backward(ctx: Any, grad: Float[Tensor, "b s"]) -> tuple[Tensor, None, None, None]:
+    def backward(ctx: Any, grad: Float[Tensor, "b s"]) -> tuple[Tensor, None, None, None, None]:
         """The gradient of x."""
         velocity, unit = ctx.saved_tensors
         factor = grad * (-2 / velocity[0, 0].numel()) / (unit.view_as(grad) if unit.ndim else unit)
         rows = velocity.transpose(1, 2)
-        out = torch.empty(rows.shape, dtype=ctx.dtype, device=rows.device)
-        return torch.mul(rows, factor[:, None, :, None], out=out), None, None, None
+        out = ctx.workspace.lend(tuple(rows.shape), rows, ctx.dtype)
+        return torch.mul(rows, factor[:, None, :, None], out=out), None, None, None, None

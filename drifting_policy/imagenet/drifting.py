@@ -9,8 +9,8 @@ from einops import rearrange
 from jaxtyping import Float
 from torch import Tensor, nn
 
-from drifting_policy.drift.blocks import Workspace
 from drifting_policy.drift.loss import DriftOptions
+from drifting_policy.drift.workspace import Workspace
 from drifting_policy.imagenet.bank import MemoryBank
 from drifting_policy.imagenet.features import Extractor
 from drifting_policy.imagenet.generator import ImageGenerator

@@ -9,8 +9,9 @@ import torch
 from reference_field import assert_close, loop_field, normal, samples
 
 from drifting_policy.drift import blocks
-from drifting_policy.drift.blocks import Workspace, distances, field_in_blocks, split
+from drifting_policy.drift.blocks import distances, field_in_blocks, split
 from drifting_policy.drift.definitions import FieldOptions
+from drifting_policy.drift.workspace import Workspace
 
 USUAL: dict[str, Any] = {
     **{"temperatures": (0.02, 0.05, 0.2), "kernel": "laplace", "coupling": "row_column", "scale": "batch", "force": "batch"},

@@ -13,10 +13,11 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from drifting_policy.drift import Field, drift
-from drifting_policy.drift.blocks import Workspace, field_in_blocks
+from drifting_policy.drift.blocks import field_in_blocks
 from drifting_policy.drift.definitions import FieldOptions
 from drifting_policy.drift.field import affinities, balanced_force, pairwise_distance, weighted_sum
 from drifting_policy.drift.loss import DriftOptions
+from drifting_policy.drift.workspace import Workspace
 
 COUPLINGS = ("row_column", "row", "none")
 GROUPINGS = ("batch", "condition", "none")
@@ -194,15 +195,15 @@ def test_distances_and_sums_do_not_depend_on_how_they_are_computed(f: int) -> No
 
 
 class LargestTensor(TorchDispatchMode):
-    """Remembers the largest storage, in elements, that any operation returned."""
+    """Remembers the largest storage that any operation returned."""
 
-    elements = 0
+    nbytes = 0
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         result = func(*args, **(kwargs or {}))
         for tensor in result if isinstance(result, tuple | list) else (result,):
             if isinstance(tensor, Tensor):
-                self.elements = max(self.elements, tensor.untyped_storage().nbytes() // tensor.element_size())
+                self.nbytes = max(self.nbytes, tensor.untyped_storage().nbytes())
         return result
 
 
@@ -211,7 +212,7 @@ def test_memory_never_holds_every_difference_vector(g: int, f: int) -> None:
     x, pos, _ = samples(b=4, g=g, p=g, f=f)
     with LargestTensor() as largest:
         drift(x, pos)
-    assert 0 < largest.elements <= 4 * 3 * max(g * 2 * g, g * f)  # three temperatures
+    assert 0 < largest.nbytes <= x.element_size() * 4 * 3 * max(g * 2 * g, g * f)  # three temperatures
 
 
 def test_particles_that_follow_the_field_find_both_modes() -> None:
