@@ -1,6 +1,7 @@
 """What several tests share."""
 
 import dataclasses
+import gc
 import importlib
 import sys
 from collections.abc import Callable, Iterator
@@ -9,6 +10,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+
+
+def pytest_collection_finish() -> None:
+    """Set aside what the imports have made: the garbage collections, which robosuite asks for often, need not look at it."""
+    gc.collect()
+    gc.freeze()
 
 
 @pytest.fixture(scope="session", autouse=True)
