@@ -250,10 +250,11 @@ class FlowConfig(NamedConfig):
 
 @dataclass
 class SamplerConfig:
-    """What may change about the sampler of a trained policy; None leaves it as it was trained for."""
+    """What may change about how a trained policy draws its chunks; None leaves it as it was trained for."""
 
     scheduler: str | None = None
     steps: int | None = None
+    noise_scale: float | None = None
 
     @property
     def changes(self) -> dict[str, Any]:

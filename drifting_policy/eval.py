@@ -109,7 +109,7 @@ def run_shard(config: EvalConfig, candidate: Candidate, out: Path) -> None:
 def load_candidate(ckpt: str, *, task: TaskConfig | None, device: str, sampler: Mapping[str, Any] | None = None) -> Candidate:
     """The policy of a run, a checkpoint directory, or "bundled"; without `task`, on the task it was trained on.
 
-    `sampler` changes settings of the policy's sampler.
+    `sampler` changes how chunks are drawn, as `DriftingPolicy.resample` does.
 
     Raises:
         CheckpointError: where there is no such checkpoint, or it is damaged.
@@ -117,10 +117,10 @@ def load_candidate(ckpt: str, *, task: TaskConfig | None, device: str, sampler: 
     """
     checkpoint = resolve(bundled(BUNDLED_POLICY) if ckpt == BUNDLED else ckpt)
     policy = load_policy(checkpoint, device=choose_device(device))
-    policy.resample(**(sampler or {}))
+    drawn = policy.resample(**(sampler or {}))
     stored = read_config(checkpoint)
     about = {"checkpoint": str(ckpt), "step": stored.get("step"), "objective": stored.get("objective")}
-    about["sampler"] = policy.recipe["sampler"]
+    about["sampler"] = drawn
     task = task or load_task(str(stored.get("task")))
     return Candidate(policy, task, checkpoint, stored["sha256"][WEIGHTS], about, str(stored.get("data", "")))
 
@@ -147,11 +147,12 @@ def stored_demonstrations(candidate: Candidate) -> Demonstrations | None:
 
 
 def _folder(config: EvalConfig) -> str:
-    """Another sampler, or another way to execute plans, must not overwrite the results of the policy's own."""
-    changes = config.execution.changes
+    """Another way to draw chunks or to execute them must not overwrite the results of the policy's own."""
+    drawn, changes = config.sampler.changes, config.execution.changes
+    noise = [f"noise{drawn.pop('noise_scale'):g}"] if "noise_scale" in drawn else []
     executed = [str(changes.pop("seam"))] if "seam" in changes else []
     executed += [name if value is True else f"{name}{value}" for name, value in changes.items()]
-    return "_".join(["eval", *(str(value) for value in config.sampler.changes.values()), *executed])
+    return "_".join(["eval", *map(str, drawn.values()), *noise, *executed])
 
 
 if __name__ == "__main__":

@@ -1,6 +1,7 @@
 """DriftingPolicy: normalizer, encoder, generator and sampler as one stateless map from observations to action chunks."""
 
 import copy
+import math
 from collections.abc import Mapping
 from typing import Any
 
@@ -93,19 +94,25 @@ class DriftingPolicy(nn.Module):
         """How often the action head is evaluated for one plan."""
         return self.sampler.evaluations
 
-    def resample(self, **changes: Any) -> None:
-        """Change settings of the sampler, such as `steps`; the weights stay.
+    def resample(self, *, noise_scale: float | None = None, **changes: Any) -> dict[str, Any]:
+        """Change settings of the sampler, such as `steps`, and what the noise is multiplied by; the weights stay.
+
+        Returns:
+            The settings of the sampler, and with them the `noise_scale` that was given.
 
         Raises:
-            ConfigError: on a setting that the sampler does not have, or a value that it refuses.
+            ConfigError: on a setting that the sampler does not have, or a value that is out of range.
         """
-        settings = self.recipe["sampler"]
+        settings, given = self.recipe["sampler"], {} if noise_scale is None else {"noise_scale": noise_scale}
         if unknown := sorted(set(changes) - set(settings)):
-            raise ConfigError(
-                f"The sampler '{settings['name']}' of this policy has no setting {unknown}; it has {sorted(settings)}."
-            )
+            known = sorted({*settings, "noise_scale"} - {"name"})
+            raise ConfigError(f"The sampler '{settings['name']}' of this policy has no setting {unknown}; it has {known}.")
+        if noise_scale is not None and not 0 <= noise_scale < math.inf:
+            raise ConfigError(f"noise_scale must be a finite number of at least 0; got {noise_scale}.")
         self.sampler = self._build_sampler(settings | changes)
-        self.recipe["sampler"] = settings | changes
+        self.recipe |= {"sampler": settings | changes, **given}
+        self.noise_scale = self.recipe["noise_scale"]
+        return settings | changes | given
 
     def _build_sampler(self, settings: Mapping[str, Any]) -> Sampler:
         sampler_class, sampler_options = _lookup("sampler", SAMPLERS, settings)

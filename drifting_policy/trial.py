@@ -100,22 +100,21 @@ def play_trial(
     results = []
     for step in steps:
         policy = load_policy(paths[step])
-        policy.resample(**(sampler or {}))
+        drawn = policy.resample(**(sampler or {}))
         stored = read_config(paths[step])
         key = shard_key(
             task,
             checkpoint=stored["sha256"][WEIGHTS],
             split=split,
             episodes=episodes,
-            sampler=dict(policy.recipe["sampler"]),
+            sampler=drawn,
             inference_batch=inference_batch,
             **delayed,
         )
         execution.check(policy, latency_steps)
         how = {"latency_steps": latency_steps, "execution": execution}
         results.append(_once(policy, task, key, seeds, folder=paths[step] / "trials", **how, **spread))
-    sampler = policy.recipe["sampler"]
-    return Trial(run, tuple(steps), split, tuple(seeds), tuple(results), stored, sampler, policy.evaluations, task.stages)
+    return Trial(run, tuple(steps), split, tuple(seeds), tuple(results), stored, drawn, policy.evaluations, task.stages)
 
 
 def _once(

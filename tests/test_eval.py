@@ -216,6 +216,16 @@ def test_a_baseline_is_trained_judged_and_judged_again_with_another_sampler(
     assert "between 1 and 100 steps" in program("eval", f"ckpt={run_dir}", *SHORT, "sampler.steps=101").error
 
 
+def test_noise_of_another_scale_is_judged_beside_that_of_the_policy(program: Program, run_dir: Path) -> None:
+    last = list_checkpoints(run_dir)[-1]
+    results = [program("eval", f"ckpt={run_dir}", *SHORT, f"sampler.noise_scale={scale}") for scale in ("0", "0.5")]
+    assert [result.code for result in results] == [0, 0], results[0].err
+    silent, own = (scores(last / f"eval_noise{scale}") for scale in ("0", "0.5"))
+    assert silent["sampler"] == {"name": "one_step", "noise_scale": 0.0}
+    assert silent["episodes"] != own["episodes"]
+    assert "at least 0; got -1" in program("eval", f"ckpt={run_dir}", *SHORT, "sampler.noise_scale=-1").error
+
+
 def test_one_step_has_no_steps_to_change(program: Program, run_dir: Path) -> None:
     refused = program("eval", f"ckpt={run_dir}", *SHORT, "sampler.steps=10")
     assert "sampler 'one_step' of this policy has no setting ['steps']" in refused.error

@@ -102,6 +102,18 @@ def test_no_noise_is_the_zero_noise_and_noise_scale_multiplies() -> None:
     np.testing.assert_array_equal(half.act(obs, noise=draw()), acting.act(obs, noise=0.5 * draw()))
     np.testing.assert_array_equal(silent.act(obs, noise=draw()), acting.act(obs))
     assert np.abs(half.act(obs, noise=draw()) - acting.act(obs, noise=draw())).max() > 1e-3
+    assert acting.resample(noise_scale=0.5) == {"name": "one_step", "noise_scale": 0.5}
+    np.testing.assert_array_equal(half.act(obs, noise=draw()), acting.act(obs, noise=draw()))
+    assert acting.resample() == {"name": "one_step"}
+    assert acting.recipe == half.recipe
+
+
+@pytest.mark.parametrize("scale", [-0.1, float("nan"), float("inf")])
+def test_an_impossible_noise_scale_changes_nothing(scale: float) -> None:
+    acting = policy()
+    with pytest.raises(ConfigError, match="noise_scale must be a finite number"):
+        acting.resample(noise_scale=scale)
+    assert acting.noise_scale == acting.recipe["noise_scale"] == 1.0
 
 
 def test_it_is_the_normalised_network() -> None:
@@ -238,5 +250,5 @@ def test_the_sampler_can_be_changed_and_nothing_else() -> None:
         with pytest.raises(ConfigError, match=words):
             acting.resample(**changes)
     assert (acting.evaluations, acting.recipe["sampler"]["steps"]) == (10, 10)
-    with pytest.raises(ConfigError, match=r"sampler 'one_step' of this policy has no setting \['steps'\]; it has \['name'\]"):
+    with pytest.raises(ConfigError, match=r"sampler 'one_step' of this policy has no setting \['steps'\]; it has \['noise_scale'\]"):
         policy().resample(steps=2)

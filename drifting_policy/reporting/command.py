@@ -41,7 +41,7 @@ def evaluation_command(about: Mapping[str, Any], *, n_episodes: int, trained: Ma
     words += [f"{name}={_text(about[name])}" for name in usual if about.get(name, usual[name]) != usual[name]]
     sampler = about.get("sampler")
     for name, value in sampler.items() if isinstance(sampler, Mapping) and trained else ():
-        if value != trained.get(name) and name in ("scheduler", "steps"):
+        if value != trained.get(name) and name in ("scheduler", "steps", "noise_scale"):
             words.append(f"sampler.{name}={_text(value)}")
     return shlex.join(["python", "-m", "drifting_policy.eval", *words])
 

@@ -65,5 +65,10 @@ def test_an_evaluation_names_what_was_changed() -> None:
     assert same == ["python", "-m", "drifting_policy.eval", "ckpt='a run'", "split=validation", "episodes=7"]
     other = shlex.split(evaluation_command(about | {"latency_steps": 3}, n_episodes=7, trained={"name": "ddim", "steps": 100}))
     assert other[6:] == ["latency_steps=3", "sampler.steps=5"]
+    scaled = {"name": "ddim", "steps": 5, "noise_scale": 0.0}
+    assert shlex.split(evaluation_command(about | {"sampler": scaled}, n_episodes=7, trained=about["sampler"])) == [
+        *same,
+        "sampler.noise_scale=0.0",
+    ]
     composed = compose("eval", other[3:])
     assert (composed.ckpt, composed.latency_steps, composed.sampler.steps) == ("a run", 3, 5)
