@@ -213,6 +213,8 @@ class DriftConfig(NamedConfig):
     scale: str = "batch"
     force: str = "batch"
     affinity_floor: float = 1e-6
+    attraction: float = 1.0
+    repulsion: float = 1.0
     noise_scale: float = 0.5
     condition: str = "observation"
 

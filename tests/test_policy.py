@@ -250,5 +250,7 @@ def test_the_sampler_can_be_changed_and_nothing_else() -> None:
         with pytest.raises(ConfigError, match=words):
             acting.resample(**changes)
     assert (acting.evaluations, acting.recipe["sampler"]["steps"]) == (10, 10)
-    with pytest.raises(ConfigError, match=r"sampler 'one_step' of this policy has no setting \['steps'\]; it has \['noise_scale'\]"):
+    with pytest.raises(
+        ConfigError, match=r"sampler 'one_step' of this policy has no setting \['steps'\]; it has \['noise_scale'\]"
+    ):
         policy().resample(steps=2)

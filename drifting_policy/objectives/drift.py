@@ -41,6 +41,8 @@ class DriftObjective(Objective):
         scale: str,
         force: str,
         affinity_floor: float,
+        attraction: float,
+        repulsion: float,
         noise_scale: float,
         condition: str,
     ) -> None:
@@ -67,6 +69,8 @@ class DriftObjective(Objective):
             scale=cast("Grouping", scale),
             force=cast("Grouping", force),
             affinity_floor=affinity_floor,
+            attraction=attraction,
+            repulsion=repulsion,
         )
         try:  # the field knows its options best: let it refuse them now rather than in the first step
             drift(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), **self.options)

@@ -156,6 +156,15 @@ def test_noise_is_unit_noise_from_the_generator() -> None:
     assert objective(noise_scale=0.5).noise_scale == 0.5
 
 
+def test_attraction_alone_pulls_straight_at_the_demonstration() -> None:
+    x, action = normal(3, 4, 5, 2), normal(3, 5, 2, seed=1)
+    towards = action[:, None] - x
+    alone, both = (-loss_of(x, action, repulsion=repulsion)[2] for repulsion in (0.0, 1.0))
+    cosine = torch.nn.functional.cosine_similarity
+    torch.testing.assert_close(cosine(alone.flatten(2), towards.flatten(2), dim=2), torch.ones(3, 4))
+    assert cosine(both.flatten(2), towards.flatten(2), dim=2).max() < 0.99
+
+
 @pytest.mark.parametrize(
     ("options", "words"),
     [
@@ -169,6 +178,8 @@ def test_noise_is_unit_noise_from_the_generator() -> None:
         ({"temperatures": []}, "cannot be built: .*temperatures"),
         ({"temperatures": [0.1, -0.1]}, "cannot be built: .*temperatures"),
         ({"affinity_floor": -1.0}, "cannot be built: .*affinity_floor"),
+        ({"attraction": -1.0}, "cannot be built: .*attraction"),
+        ({"attraction": 0.0, "repulsion": 0.0}, "cannot be built: .*must not both be 0"),
     ],
 )
 def test_impossible_options_are_refused_at_once(options: dict[str, Any], words: str, monkeypatch: pytest.MonkeyPatch) -> None:

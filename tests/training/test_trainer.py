@@ -26,7 +26,7 @@ SPEC = PolicySpec({"x": ArraySpec((2,))}, ArraySpec((2,)), 2, 4, 2, 10.0)
 def objective(name: str = "drift") -> Objective:
     options: dict[str, Any] = {"kernel": "laplace", "coupling": "row_column", "scale": "batch", "force": "batch"}
     options |= {"samples": 4, "grouping": "chunk", "condition": "observation", "temperatures": [0.05, 0.2]}
-    options |= {"affinity_floor": 1e-6, "noise_scale": 0.5}
+    options |= {"affinity_floor": 1e-6, "attraction": 1.0, "repulsion": 1.0, "noise_scale": 0.5}
     return DriftObjective(**options) if name == "drift" else RegressionObjective()
 
 
