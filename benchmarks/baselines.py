@@ -7,6 +7,7 @@ interrupted ones are resumed, and what a checkpoint played is kept beside it: th
 """
 
 import argparse
+import itertools
 import os
 import subprocess
 import sys
@@ -155,22 +156,27 @@ def one_step(overrides: Sequence[str]) -> Any:
 
 
 def make_rows(trials: Mapping[str, list[Trial]], timing: Mapping[str, Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """A row for each arm and metric, then drift minus each other arm, paired by training seed (equal batches) and episode."""
+    """A row for each arm and metric, then the differences, paired by training seed (equal batches) and episode.
+
+    They are those of every variant of drift from each arm that is none, and of the variants from drift itself.
+    """
     rows = []
     for name, runs in trials.items():
         for metric in runs[0].tables:
             interval = cluster_bootstrap_mean([run.tables[metric] for run in runs])
             means = [round(float(run.tables[metric].mean()), 4) for run in runs]
             rows.append(result_row(name, metric, interval, runs, per_training_seed=means, **timing[name]))
-    for name in [name for name in trials if name != "drift" and not name.startswith("drift,")]:
-        for metric in trials[name][0].tables:
-            pairs = zip(trials["drift"], trials[name], strict=True)
-            tables = [ours.tables[metric].mean(0) - theirs.tables[metric].mean(0) for ours, theirs in pairs]
-            interval = cluster_bootstrap_mean(tables)
-            count = len(trials[name][0].steps)
-            rows.append(
-                result_row(f"drift - {name}", metric, interval, trials["drift"], latency_ms=None, minus_n_checkpoints=count)
+    variants = [name for name in trials if name == "drift" or name.startswith("drift,")]
+    for ours, theirs in itertools.product(variants, trials):
+        if theirs in variants and (theirs != "drift" or ours == "drift"):
+            continue
+        for metric in trials[theirs][0].tables:
+            pairs = zip(trials[ours], trials[theirs], strict=True)
+            interval = cluster_bootstrap_mean(
+                [one.tables[metric].mean(0) - other.tables[metric].mean(0) for one, other in pairs]
             )
+            about: dict[str, Any] = {"latency_ms": None, "minus_n_checkpoints": len(trials[theirs][0].steps)}
+            rows.append(result_row(f"{ours} - {theirs}", metric, interval, trials[ours], **about))
     return rows
 
 
