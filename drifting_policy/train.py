@@ -321,8 +321,9 @@ def prepare_run(run_dir: Path, *, resume: bool, overwrite: bool) -> None:
 
 def _restore(state: TrainState, checkpoint: Path, config: TrainConfig) -> None:
     stored, ours = read_config(checkpoint), _metadata(config)
-    # Runs from before the encoder was told apart, and from before there were prefixes.
+    # Runs from before the encoder was told apart, and from before there were prefixes and factors of the two forces.
     theirs = {"encoder": stored["policy"]["encoder"], "max_prefix": 0} | stored
+    theirs["objective"] = {name: 1.0 for name in ("attraction", "repulsion") if name in ours["objective"]} | stored["objective"]
     ours |= {"spec": config.task.spec.to_dict()}
     for name in ("task", "spec", "objective", "encoder", "generator", "data", "max_prefix", "seed"):
         if theirs.get(name) != ours[name]:

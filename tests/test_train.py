@@ -22,6 +22,7 @@ from drifting_policy.checkpoint import list_checkpoints, load_state, read_config
 from drifting_policy.cli import compose
 from drifting_policy.data.replay_buffer import write_replay
 from drifting_policy.objectives import OBJECTIVES
+from drifting_policy.types import ConfigError
 
 Program = Callable[..., Any]
 TINY = ("trainer=debug", "generator.width=32", "generator.depth=1", "threads=1", "trainer.rehearse_resume=false")
@@ -86,6 +87,22 @@ def test_the_seed_decides_the_run(push_t_data: str, tmp_path: Path) -> None:
     assert_same_end(runs[0], runs[1])
     losses = [[line["loss"] for line in metrics(run_dir) if "loss" in line] for run_dir in runs]
     assert not set(losses[0]) & set(losses[2])
+
+
+def test_a_run_from_before_the_forces_had_factors_goes_on(
+    push_t_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    run_dir = finish(tmp_path / "run", push_t_data)
+
+    def without_factors(checkpoint: Path) -> dict[str, Any]:
+        stored = read_config(checkpoint)
+        known = {name: value for name, value in stored["objective"].items() if name not in ("attraction", "repulsion")}
+        return stored | {"objective": known}
+
+    monkeypatch.setattr(train, "read_config", without_factors)
+    finish(run_dir, push_t_data, "resume=true", "trainer.steps=25")
+    with pytest.raises(ConfigError, match=r"was started with objective=.*'repulsion': 1.0"):
+        finish(run_dir, push_t_data, "resume=true", "trainer.steps=30", "objective.repulsion=0.9")
 
 
 def start(run_dir: Path, data: str, *more: str) -> "subprocess.Popen[str]":
