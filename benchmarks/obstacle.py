@@ -82,6 +82,7 @@ STUDY = {
     **{f"drift, temperature {t}": drift(f"temperatures=[{t}]") for t in (0.02, 0.05, 0.2)},
     "drift, scale per condition": drift("scale=condition"),
     "drift, force per condition": drift("force=condition"),
+    **{f"drift, repulsion {factor}": drift(f"repulsion={factor}") for factor in (0.9, 0.75, 0.5, 0.0)},
 }
 HEADS = {False: ["generator.width=128", "generator.depth=2"], True: ["generator.width=64", "generator.depth=2"]}
 STUDY_STEPS = ["trainer.steps=1200"]
@@ -92,6 +93,7 @@ def main(arguments: Sequence[str]) -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--runs", type=Path, default=Path("runs/benchmark_obstacle"), help="where the runs are kept")
     parser.add_argument("--study", action="store_true", help="compare options on validation episodes")
+    parser.add_argument("--arms", nargs="+", choices=[*ARMS, *STUDY], help="these alone; write them elsewhere by --out")
     parser.add_argument("--seeds", type=int, help="training seeds; default: 5, with --study 2")
     parser.add_argument("--baseline-seeds", type=int, default=2, help="training seeds of diffusion and flow, at most --seeds")
     parser.add_argument("--observations", type=int, default=100, help="held-out episodes")
@@ -99,8 +101,9 @@ def main(arguments: Sequence[str]) -> None:
     parser.add_argument(
         "overrides", nargs="*", help="settings of drifting_policy.train for all runs, such as trainer.steps=100"
     )
-    options = parser.parse_args(arguments)
+    options = parser.parse_intermixed_args(arguments)
     arms, count = (STUDY, options.seeds or 2) if options.study else (ARMS, options.seeds or 5)
+    arms = {name: arm for name, arm in arms.items() if name in (options.arms or arms)}
     shared = [*COMMON, *HEADS[options.study], *(STUDY_STEPS if options.study else []), *options.overrides]
     split = "validation" if options.study else "test"
     runs: dict[str, list[Scores]] = {name: [] for name in arms}
@@ -111,7 +114,7 @@ def main(arguments: Sequence[str]) -> None:
         learn([*shared, *arm.settings], seed, run_dir)
         runs[name].append(judge(run_dir, arm, split=split, count=options.observations, play=not options.study))
     rows = [row for name in arms for row in rows_of(name, runs[name], split=split)]
-    if not options.study:
+    if {"drift", "regression"} <= set(arms):
         rows += differences(runs, split=split)
     out = options.out or ROOT / f"results/toy/obstacle{'_options' if options.study else ''}.json"
     out.parent.mkdir(parents=True, exist_ok=True)
