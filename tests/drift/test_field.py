@@ -289,3 +289,13 @@ def test_positions_are_conditions(options: dict[str, Any], f: int) -> None:
     again = drift(x, pos, neg, **own, workspace=workspace).velocity
     drift(2 * x, pos, neg, **own, workspace=workspace)
     assert_close(again, folded.velocity)  # no part of it was memory that is used again
+
+
+@pytest.mark.parametrize(("repulsion", "widens"), [(1.0, True), (0.75, False)])
+def test_many_coordinates_let_balanced_siblings_of_one_positive_part(repulsion: float, widens: bool) -> None:
+    """All are equally far then, and each is pushed from the mean of the others: (g - 1) / g is what that is too much."""
+    x, pos = normal(100, 4, 144), torch.zeros(100, 1, 144, dtype=torch.float64)
+    velocity = drift(x, pos, repulsion=repulsion).velocity
+    middle = x.mean(dim=1, keepdim=True)
+    assert ((velocity * (x - middle)).sum() > 0) == widens
+    assert (velocity * middle).sum() < 0
