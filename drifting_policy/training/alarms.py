@@ -58,8 +58,9 @@ def collapsed(figures: Figures, past: Sequence[Figures]) -> str | None:
         return None
     return (
         f"the samples of one observation deviate by only {to_data:.1%} of what demonstrations of similar observations do, "
-        f"and by {to_error:.1%} of their own error, so it is a regression; try a lower "
-        "trainer.learning_rate and, with objective=drift, objective.samples=4, affinity_floor=0 or scale=condition."
+        f"and by {to_error:.1%} of their own error, so it is a regression; try a "
+        "lower trainer.learning_rate and, with objective=drift, objective.samples=4, repulsion=1, affinity_floor=0 or "
+        "scale=condition."
     )
 
 
