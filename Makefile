@@ -67,8 +67,10 @@ bench-gpu: $(INSTALLED)
 evidence: $(INSTALLED)
 	$(RUN) benchmarks/baselines.py push_t/human_mlp
 	$(RUN) benchmarks/baselines.py push_t/human_mlp_options
+	$(RUN) benchmarks/baselines.py push_t/human_mlp_repulsion
 	$(RUN) benchmarks/baselines.py push_t/human_unet
 	$(RUN) benchmarks/baselines.py kitchen/human_unet
+	$(RUN) benchmarks/baselines.py kitchen/human_unet_repulsion
 	$(RUN) benchmarks/baselines.py push_t_image/human_small
 	$(RUN) benchmarks/delays.py --picture docs/delays.png
 	$(RUN) benchmarks/commit.py
@@ -96,6 +98,8 @@ toys: $(INSTALLED)
 	$(RUN) benchmarks/mixtures.py
 	$(RUN) benchmarks/obstacle.py
 	$(RUN) benchmarks/obstacle.py --study
+	$(RUN) benchmarks/obstacle.py --study --seeds 4 --arms drift "drift, repulsion 0.9" "drift, repulsion 0.75" "drift, repulsion 0.5" \
+		"drift, repulsion 0.0" --out results/toy/obstacle_repulsion.json
 	$(RUN) benchmarks/obstacle_picture.py
 	$(RUN) -m drifting_policy.report tables --document docs/toys.md
 

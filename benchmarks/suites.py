@@ -87,7 +87,7 @@ def matrix(task: str, data: str, *overrides: str, steps: int = 6000) -> Suite:
 SUITES = {
     "push_t/human_mlp": Suite("push_t", "human", PLAIN),
     "push_t/human_mlp_options": Suite("push_t", "human", PLAIN | PUSH_T_OPTIONS, seeds=1, split="validation", episodes=100),
-    "push_t/human_mlp_repulsion": Suite("push_t", "human", WEAKER, seeds=2, split="validation", episodes=100),
+    "push_t/human_mlp_repulsion": Suite("push_t", "human", WEAKER, seeds=1, split="validation", episodes=100),
     "push_t/human_unet": Suite(
         "push_t",
         "human",
@@ -104,7 +104,7 @@ SUITES = {
     "can/scripted_unet": matrix("can", "scripted"),
     "square/scripted_unet": matrix("square", "scripted"),
     "kitchen/human_unet": matrix("kitchen", "human"),
-    "kitchen/human_unet_repulsion": replace(matrix("kitchen", "human"), arms=WEAKER),
+    "kitchen/human_unet_repulsion": replace(matrix("kitchen", "human"), arms=WEAKER, checkpoints=3),
     "block_push/scripted_unet": matrix("block_push", "scripted"),
     "conveyor/bundled_unet": matrix("conveyor", "bundled"),
     # A reduced size: a ResNet of a quarter of the width, for two cores.
