@@ -40,7 +40,8 @@ def run(config: EvalConfig) -> None:
         raise ConfigError("Say what to evaluate: ckpt=RUN_OR_CHECKPOINT_DIRECTORY, or ckpt=bundled.")
     use_threads(config.threads)
     candidate = load_candidate(config.ckpt, task=config.task, device=config.device, sampler=config.sampler.changes)
-    out = Path(config.out or ("runs/bundled_eval" if config.ckpt == BUNDLED else candidate.checkpoint / _folder(config)))
+    place = Path(f"runs/bundled_{_folder(config)}") if config.ckpt == BUNDLED else candidate.checkpoint / _folder(config)
+    out = Path(config.out) if config.out else place
     if config.out is None and config.latency_steps != 0 and not isinstance(config.latency_steps, list):
         out /= f"latency_{config.latency_steps}"  # where the table puts it; the scores without latency stay
     if config.shard is not None:

@@ -226,6 +226,14 @@ def test_noise_of_another_scale_is_judged_beside_that_of_the_policy(program: Pro
     assert "at least 0; got -1" in program("eval", f"ckpt={run_dir}", *SHORT, "sampler.noise_scale=-1").error
 
 
+def test_the_bundled_policy_is_judged_in_this_folder(program: Program, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    for setting, name in ((), "bundled_eval"), (("sampler.noise_scale=0",), "bundled_eval_noise0"):
+        result = program("eval", "ckpt=bundled", *SHORT, *setting)
+        assert result.code == 0, result.err
+        assert len(scores(tmp_path / "runs" / name)["episodes"]) == 5
+
+
 def test_one_step_has_no_steps_to_change(program: Program, run_dir: Path) -> None:
     refused = program("eval", f"ckpt={run_dir}", *SHORT, "sampler.steps=10")
     assert "sampler 'one_step' of this policy has no setting ['steps']" in refused.error
