@@ -66,7 +66,11 @@ PUSH_T_OPTIONS = {
     "regression, 2.5 times the steps": single("regression", "trainer.steps=30000"),
 }
 
-WEAKER = PLAIN | {"drift, repulsion 0.9": single("drift", "objective.repulsion=0.9")}
+REPULSION = single("drift", "objective.repulsion=0.9")
+WEAKER = PLAIN | {
+    "drift, repulsion 0.9": REPULSION,
+    "drift, repulsion 0.9, zero noise in use": replace(REPULSION, sampler={"noise_scale": 0.0}),
+}
 
 
 def matrix(task: str, data: str, *overrides: str, steps: int = 6000) -> Suite:
