@@ -84,7 +84,7 @@ STUDIES = {
             NOISY: ("task.generator.noise_scale=1",),
             NOISY_CONTROL: ("task.encoder=none", "task.generator.noise_scale=1"),
         },
-        seeds=2,
+        seeds=3,
         samples=5000,
         judge=ClassifierOptions(width=32, epochs=8),  # a tenth of the work of the default, for a CPU
     ),
