@@ -34,6 +34,7 @@ FULL, CONTROL, LONGER = "drift", "without features", "without features, longer"
 NOISY, NOISY_CONTROL = "with noise", "without features, with noise"
 METRICS = {  # of imagenet.evaluate, as they are called in the rows
     "class_accuracy": "of_their_class",
+    "classification_accuracy_score": "taught",
     "frechet_distance": "feature_distance",
     "coverage": "coverage",
     "recall": "recall",
@@ -155,13 +156,18 @@ def measure(study: Study, name: str, seed: int, *, home: Path, encoder: Path, ex
     settings = [f"task.encoder={encoder}", *study.overrides, *study.arms[name]]
     train(run_dir, study.data, seed=seed, overrides=settings)
     judged = run_dir / f"judged_{study.samples}"
-    if not list(judged.glob("results_*.json")):
+    if not (result := judgement(judged)):
         command = [f"ckpt={run_dir}", f"data={study.data}", f"n={study.samples}", f"out={judged}", f"extractor={extractor}"]
-        execute("evaluate", [*command, "threads=1"], log=run_dir.parent / f"{run_dir.name}.log")
-    (file,) = judged.glob("results_*.json")
+        execute("evaluate", [*command, "cas=true", "threads=1"], log=run_dir.parent / f"{run_dir.name}.log")
+        result = judgement(judged)
     rates = [json.loads(line)["steps_per_second"] for line in (run_dir / "metrics.jsonl").read_text().splitlines()]
-    result: dict[str, Any] = json.loads(file.read_text())
     return result | {"step_seconds": float(np.median([1 / rate for rate in rates]))}
+
+
+def judgement(folder: Path) -> dict[str, Any]:
+    """What an evaluation wrote; empty if it is not there, or lacks a metric."""
+    results: list[dict[str, Any]] = [json.loads(file.read_text()) for file in folder.glob("results_*.json")]
+    return results[0] if len(results) == 1 and METRICS.keys() <= results[0]["metrics"].keys() else {}
 
 
 def train(run_dir: Path, task: str, *, seed: int, overrides: Sequence[str]) -> None:

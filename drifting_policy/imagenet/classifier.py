@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any, final
 
 import torch
-from jaxtyping import Float
+from jaxtyping import Bool, Float
 from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
@@ -108,6 +108,11 @@ class ClassifierOptions:
 OPTIONS = {"digits": ClassifierOptions(width=32, epochs=60, batch_size=64, shift=1, flips=False)}
 
 
+def default_options(name: str) -> ClassifierOptions:
+    """The options for data of that name."""
+    return OPTIONS.get(name, ClassifierOptions())
+
+
 def train_classifier(images: ImageSet, options: ClassifierOptions, *, device: torch.device) -> ImageClassifier:
     """A classifier of `images`; a function of images and options alone (on one device, with one number of threads).
 
@@ -154,14 +159,19 @@ def moved_batch(images: ImageSet, rows: Tensor, options: ClassifierOptions, *, s
     return pixels, labels
 
 
-def classifier_accuracy(model: ImageClassifier, images: ImageSet) -> float:
-    """The share of `images` whose class the classifier finds."""
-    device, found = next(model.parameters()).device, 0
+def right_answers(model: ImageClassifier, images: ImageSet) -> Bool[Tensor, " n"]:
+    """For which of `images` the classifier finds the class."""
+    device, found = next(model.parameters()).device, []
     for first in range(0, len(images), BATCH):
         pixels, labels = images.batch(range(first, min(first + BATCH, len(images))))
         with torch.no_grad():
-            found += int((model(pixels.to(device)).argmax(1).cpu() == labels).sum())
-    return found / len(images)
+            found.append(model(pixels.to(device)).argmax(1).cpu() == labels)
+    return torch.cat(found)
+
+
+def classifier_accuracy(model: ImageClassifier, images: ImageSet) -> float:
+    """The share of `images` whose class the classifier finds."""
+    return int(right_answers(model, images).sum()) / len(images)
 
 
 def save_classifier(path: Path, model: ImageClassifier, *, options: ClassifierOptions, accuracy: float, count: int) -> Path:
@@ -191,6 +201,7 @@ def load_classifier(path: Path, *, device: str | torch.device = "cpu") -> tuple[
     verify(path, config, WEIGHTS)
     try:
         model = ImageClassifier(**config[KIND])
+        ClassifierOptions(**config.get("options", {}))
         model.load_state_dict(load_file(path / WEIGHTS), strict=True)
     except (TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not describe a classifier of this version: {first_line(error)}.") from error
@@ -206,7 +217,7 @@ def cached_classifier(
         CheckpointError: `folder` cannot be written.
         ConfigError: images that the classifier is not made for.
     """
-    options = OPTIONS.get(name, ClassifierOptions())
+    options = default_options(name)
     key = json.dumps([digest, asdict(options)], sort_keys=True)
     place = folder / f"classifier_{hashlib.sha256(key.encode()).hexdigest()[:16]}"
     if not place.is_dir():

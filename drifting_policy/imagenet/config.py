@@ -94,6 +94,7 @@ class EvaluateConfig:
     vae: str = "stabilityai/sd-vae-ft-mse"
     batch_size: int = 64
     neighbours: int = 10_000
+    cas: bool = False
     seed: int = 0
     shard: str | None = None
     device: str = "auto"

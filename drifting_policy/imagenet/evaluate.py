@@ -13,7 +13,9 @@ from drifting_policy import cli
 from drifting_policy.atomic import write_json
 from drifting_policy.checkpoint import resolve
 from drifting_policy.data.image_cache import cache_folder
+from drifting_policy.imagenet.accuracy_score import accuracy_score, check_real
 from drifting_policy.imagenet.checkpoints import load_generator
+from drifting_policy.imagenet.classifier import default_options
 from drifting_policy.imagenet.config import EvaluateConfig, register
 from drifting_policy.imagenet.drawing import draw_blocks, place_labels, sample_places
 from drifting_policy.imagenet.extractors import weights_digest
@@ -25,7 +27,7 @@ from drifting_policy.imagenet.ranks import Ranks
 from drifting_policy.imagenet.real_images import RealImages, Reference, open_reference
 from drifting_policy.imagenet.sample_blocks import SampleBlocks, SampleShard
 from drifting_policy.imagenet.sample_sets import SampleSet, read_samples
-from drifting_policy.imagenet.scores import Evidence, judge
+from drifting_policy.imagenet.scores import Evidence, Metric, judge
 from drifting_policy.imagenet.sheet import write_sheet
 from drifting_policy.train import choose_device, use_threads
 from drifting_policy.types import ConfigError
@@ -52,13 +54,23 @@ def run(config: EvaluateConfig) -> int:
         if judging and real is not None:  # before hours of drawing, for a package may be missing
             folder = cache_folder() / "features"
             reference = open_reference(real, config.extractor, split=config.split, folder=folder, device=device)
+            if config.cas:
+                check_real(real.splits.get(config.split))
         if config.samples:
             samples, about = read_samples(Path(config.samples)), {"samples": config.samples}
         else:
             shares = real.class_shares() if real is not None and config.labels == "data" else None
             samples, about = draw(config, shard, device=device, shares=shares, quiet=not ranks.first)
-    if reference is not None:
-        report(config, samples, about, reference)
+    if reference is None or real is None:
+        return 0
+    warnings: list[str] = []
+    lesson: dict[str, Metric] = {}
+    if config.cas:
+        options = reference.extractor.options or default_options(config.data)
+        score = accuracy_score(samples, real.splits[config.split], options, device=device)
+        lesson["classification_accuracy_score"] = score
+    metrics = compare(samples, reference, neighbours=config.neighbours, warnings=warnings) | lesson
+    report(config, samples, {"metrics": metrics, "n": samples.count, **about, "warnings": warnings}, reference)
     return 0
 
 
@@ -115,15 +127,14 @@ def choose_decoder(generator: ImageGenerator, vae: str) -> Callable[[Tensor], Im
     return lambda latents: decode_latents(network, latents)
 
 
-def report(config: EvaluateConfig, samples: SampleSet, about: Mapping[str, Any], reference: Reference) -> None:
-    """Judge the samples; write and print what is found."""
+def compare(samples: SampleSet, reference: Reference, *, neighbours: int, warnings: list[str]) -> dict[str, Metric]:
+    """What the features of the samples tell, by name; `warnings` then says what to doubt."""
     extractor = reference.extractor
-    warnings: list[str] = []
     features = gather(
         extractor, samples.parts(), count=samples.count, keep=samples.count, probabilities=True, label="features of the samples"
     )
     labels = samples.labels if extractor.class_names else None
-    if labels is not None and not same_classes(samples, extractor.class_names):
+    if labels is not None and not samples.of_classes(extractor.class_names):
         warnings.append("The samples are of other classes than the extractor tells apart: no accuracy is told.")
         labels = None
     if extractor.distance == "FID" and reference.about["split"] == "test":
@@ -135,14 +146,17 @@ def report(config: EvaluateConfig, samples: SampleSet, about: Mapping[str, Any],
         training=reference.training,
         unseen=reference.unseen,
         labels=labels,
-        neighbours=config.neighbours,
+        neighbours=neighbours,
         warnings=warnings,
     )
-    metrics = judge(evidence)
+    return judge(evidence)
+
+
+def report(config: EvaluateConfig, samples: SampleSet, found: Mapping[str, Any], reference: Reference) -> None:
+    """Write and print what was found."""
+    extractor = reference.extractor
     results = {
-        "metrics": metrics,
-        "n": samples.count,
-        **about,
+        **found,
         "extractor": {
             "name": extractor.name,
             "sha256": extractor.fingerprint,
@@ -150,7 +164,6 @@ def report(config: EvaluateConfig, samples: SampleSet, about: Mapping[str, Any],
             "test_accuracy": extractor.test_accuracy,
         },
         "reference": dict(reference.about),
-        "warnings": warnings,
         "versions": versions(),
     }
     out = results_folder(config)
@@ -163,13 +176,6 @@ def report(config: EvaluateConfig, samples: SampleSet, about: Mapping[str, Any],
     first: np.ndarray = next(iter(samples.parts()))
     write_sheet(out / "samples.png", np.asarray(first[:SHOWN]), columns=8)
     print_results(results, file)
-
-
-def same_classes(samples: SampleSet, class_names: tuple[str, ...]) -> bool:
-    """Whether the labels of the samples can be those of `class_names`: by their names, or else by their number."""
-    if samples.class_names:
-        return samples.class_names == class_names
-    return samples.labels is not None and bool(samples.labels.min() >= 0 and samples.labels.max() < len(class_names))
 
 
 def results_folder(config: EvaluateConfig) -> Path:

@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from torch.nn import functional
 
 from drifting_policy.checkpoint import file_sha256, first_line
-from drifting_policy.imagenet.classifier import ImageClassifier, load_classifier
+from drifting_policy.imagenet.classifier import ClassifierOptions, ImageClassifier, load_classifier
 from drifting_policy.types import ConfigError, MissingPackage
 
 FORM = "extractor=classifier, classifier:FOLDER, inception, inception:FILE, dinov2 or dinov2:NAME_OR_FOLDER"
@@ -37,6 +37,7 @@ class Extractor(abc.ABC):
         fingerprint: Checksum of the weights.
         class_names: What the probabilities stand for; empty where there are none, or their order is not that of a data set.
         test_accuracy: The share of real test images whose class it finds; None where nobody measured it.
+        options: How the own classifier was trained; None for other networks.
     """
 
     name: str
@@ -46,6 +47,7 @@ class Extractor(abc.ABC):
     fingerprint: str
     class_names: tuple[str, ...] = ()
     test_accuracy: float | None = None
+    options: ClassifierOptions | None = None
 
     @abc.abstractmethod
     def extract(self, images: UInt8[Tensor, "n h w c"]) -> Found:
@@ -62,9 +64,11 @@ class ClassifierExtractor(Extractor):
 
     distance, score = "feature distance (own classifier)", "class score (own classifier)"
 
-    def __init__(self, model: ImageClassifier, *, test_accuracy: float | None = None) -> None:
+    def __init__(
+        self, model: ImageClassifier, *, test_accuracy: float | None = None, options: ClassifierOptions | None = None
+    ) -> None:
         """Take the features of `model`, on its device."""
-        self.test_accuracy = test_accuracy
+        self.test_accuracy, self.options = test_accuracy, options
         self.model, self.dim, self.class_names = model, model.feature_dim, model.class_names
         self.fingerprint = weights_digest(model)
         self.name = f"classifier:{self.fingerprint[:12]}"
@@ -166,7 +170,7 @@ def open_extractor(text: str, *, device: torch.device) -> Extractor:
     kind, _, place = text.partition(":")
     if kind == "classifier" and place:
         model, about = load_classifier(Path(place), device=device)
-        return ClassifierExtractor(model, test_accuracy=about["test_accuracy"])
+        return ClassifierExtractor(model, test_accuracy=about["test_accuracy"], options=ClassifierOptions(**about["options"]))
     if kind == "inception":
         return InceptionExtractor(Path(place) if place else None, device=device)
     if kind == "dinov2":

@@ -36,6 +36,12 @@ class SampleSet:
     labels: Int64[np.ndarray, " n"] | None = None
     class_names: tuple[str, ...] = ()
 
+    def of_classes(self, names: tuple[str, ...]) -> bool:
+        """Whether the labels can be those of the classes `names`: by their names, or else by their number."""
+        if self.class_names:
+            return self.class_names == names
+        return self.labels is not None and bool(self.labels.min() >= 0 and self.labels.max() < len(names))
+
 
 def read_samples(place: Path) -> SampleSet:
     """The images at `place`.

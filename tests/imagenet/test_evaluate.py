@@ -85,9 +85,11 @@ def test_the_yaml_names_exactly_the_settings() -> None:
 
 
 def test_a_generator_is_judged_and_the_result_says_how(evaluate: Program, place: Path, tmp_path: Path) -> None:
-    ended = evaluate(f"ckpt={place / 'generator'}", "n=40", "cfg=1.5", f"out={tmp_path}")
+    ended = evaluate(f"ckpt={place / 'generator'}", "n=40", "cfg=1.5", f"out={tmp_path}", "cas=true")
     assert ended.code == 0, ended.err
     found = results(tmp_path)
+    assert "real images told by a classifier of samples" in ended.out
+    assert found["metrics"].pop("classification_accuracy_score")["n"] == 500
     assert {"frechet_distance", "class_accuracy", "precision", "coverage", "copies"} <= set(found["metrics"])
     assert (found["n"], found["seed"], found["cfg"], found["network_evaluations"]) == (40, 0, 1.5, 1)
     assert found["extractor"]["name"].startswith("classifier:")
@@ -139,6 +141,8 @@ def test_published_statistics_are_a_reference(evaluate: Program, place: Path, tm
     assert ended.code == 0, ended.err
     assert set(results(tmp_path)["metrics"]) == {"frechet_distance", "class_score", "class_accuracy"}
     assert "file of statistics" in ended.out
+    asked = evaluate(f"ckpt={place / 'generator'}", "cas=true", f"out={tmp_path}", f"data={tmp_path / 'reference.npz'}")
+    assert "file of statistics. Leave cas out" in asked.error
     np.savez(tmp_path / "reference.npz", mu=np.zeros(5), sigma=np.eye(5))
     ended = evaluate(f"ckpt={place / 'generator'}", "n=40", f"out={tmp_path}", f"data={tmp_path / 'reference.npz'}")
     assert "statistics of 5 numbers; classifier:" in ended.error
