@@ -21,7 +21,7 @@ from drifting_policy.datasets.card import quantiles, write_card
 from drifting_policy.envs.experts import can, lift, square, tool_hang, transport
 from drifting_policy.types import ConfigError, UserError
 
-EXPERTS: dict[str, Any] = {  # modules with STYLES and Expert(rng, style)
+EXPERTS: dict[str, Any] = {  # modules with STYLES and expert(rng, style)
     "lift": lift,
     "can": can,
     "square": square,
@@ -135,13 +135,13 @@ def play(block: Block) -> list[tuple[int, dict[str, Any] | None]]:
     from drifting_policy.envs.robomimic_tasks import task_named, world_settings
     from drifting_policy.envs.robomimic_world import World
 
-    expert, task, played = EXPERTS[block.task], task_named(block.task), []
+    module, task, played = EXPERTS[block.task], task_named(block.task), []
     world = World(task, world_settings(block.task, absolute=False))
     try:
         for number in block.numbers:
             start, way = (np.random.default_rng([block.seed, number, stream]) for stream in range(2))
-            style = int(way.integers(len(expert.STYLES)))
-            act = expert.Expert(way, style).act
+            style = int(way.integers(len(module.STYLES)))
+            act = module.expert(way, style).act
             played.append((style, record(world, task, act, start, max_steps=MAX_STEPS[block.task], images=block.images)))
     finally:
         world.close()

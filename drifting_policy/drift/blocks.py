@@ -214,7 +214,7 @@ def _lengths(
     sums = distance.sum(dim=2)
     shares = torch.ones_like(sums) if weight is None else weight[:, None].expand_as(sums)
 
-    def pool(values: Float[Tensor, "b s m"]) -> Float[Tensor, "_"]:
+    def pool(values: Float[Tensor, "b s m"]) -> Float[Tensor, " _"]:
         return values.sum(dim=2).flatten() if grouping == "condition" else values.reshape(groups, -1).sum(dim=1)
 
     mean = pool(sums * shares) / (pool(shares) * distance.shape[2])

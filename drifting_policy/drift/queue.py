@@ -46,7 +46,7 @@ class SampleQueue:
         """How many samples each condition holds now."""
         return self.added.clamp(max=self.capacity)
 
-    def add(self, samples: Shaped[Tensor, "n *s"], conditions: Int[Tensor, " n"]) -> None:
+    def add(self, samples: Shaped[Tensor, " n *s"], conditions: Int[Tensor, " n"]) -> None:
         """Stores samples in order; a full condition forgets its oldest ones.
 
         Raises:

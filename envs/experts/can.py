@@ -11,6 +11,7 @@ import numpy as np
 from drifting_policy.envs.experts.motion import (
     CLOSED,
     OPEN,
+    Expert,
     Motion,
     Phase,
     Pose,
@@ -29,16 +30,9 @@ FLOOR: Final = 0.86  # height at which the centre of a standing can rests, m
 WALL: Final = 0.9  # top of the walls of the bins, m
 
 
-class Expert:
+def expert(rng: np.random.Generator, style: int) -> Expert:
     """Acts in one episode of PickPlaceCan; `style` 0 carries the can along the robot's side, 1 along the far side."""
-
-    def __init__(self, rng: np.random.Generator, style: int) -> None:
-        """Draw the way of this episode from `rng`."""
-        self.motion = Motion(rng, plan(rng, style))
-
-    def act(self, state: State) -> np.ndarray:
-        """The action (7,) for the observation dictionary `state` of robosuite."""
-        return self.motion.act(state)
+    return Expert(Motion(rng, plan(rng, style)))
 
 
 def plan(rng: np.random.Generator, style: int) -> tuple[Phase, ...]:

@@ -10,6 +10,7 @@ import numpy as np
 from drifting_policy.envs.experts.motion import (
     CLOSED,
     OPEN,
+    Expert,
     Motion,
     Phase,
     Pose,
@@ -26,16 +27,9 @@ from drifting_policy.envs.experts.motion import (
 STYLES: Final = ("left", "right")
 
 
-class Expert:
+def expert(rng: np.random.Generator, style: int) -> Expert:
     """Acts in one episode of Lift; `style` 0 turns the gripper to the left to meet the faces of the cube, 1 to the right."""
-
-    def __init__(self, rng: np.random.Generator, style: int) -> None:
-        """Draw the way of this episode from `rng`."""
-        self.motion = Motion(rng, plan(rng, style))
-
-    def act(self, state: State) -> np.ndarray:
-        """The action (7,) for the observation dictionary `state` of robosuite."""
-        return self.motion.act(state)
+    return Expert(Motion(rng, plan(rng, style)))
 
 
 def plan(rng: np.random.Generator, style: int) -> tuple[Phase, ...]:

@@ -9,7 +9,7 @@ its x axis, the palm looks along z.
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Final
+from typing import Final, final
 
 import numpy as np
 
@@ -143,6 +143,19 @@ class Motion:
         fresh = self.rng.standard_normal(6) * self.manner.noise
         self._tremor = memory * self._tremor + np.sqrt(1.0 - memory**2) * fresh
         return self._tremor
+
+
+@final
+class Expert:
+    """Acts in one episode: every gripper on its own way, their actions in one."""
+
+    def __init__(self, *motions: Motion) -> None:
+        """Take the ways, in the order of the robots."""
+        self.motions = motions
+
+    def act(self, state: State) -> np.ndarray:
+        """The action (7 for each robot) for the observation dictionary `state` of robosuite."""
+        return np.concatenate([motion.act(state) for motion in self.motions])
 
 
 def stay(state: State, start: Pose) -> Pose:

@@ -11,6 +11,7 @@ import numpy as np
 from drifting_policy.envs.experts.motion import (
     CLOSED,
     OPEN,
+    Expert,
     Motion,
     Phase,
     Pose,
@@ -34,16 +35,9 @@ ACROSS: Final = np.pi / 2.0  # the fingers of a gripper at rest close along worl
 QUARTER: Final = np.pi / 2.0
 
 
-class Expert:
+def expert(rng: np.random.Generator, style: int) -> Expert:
     """Acts in one episode of NutAssemblySquare; `style` 0 turns the nut to the left to fit the peg, 1 to the right."""
-
-    def __init__(self, rng: np.random.Generator, style: int) -> None:
-        """Draw the way of this episode from `rng`."""
-        self.motion = Motion(rng, plan(rng, style))
-
-    def act(self, state: State) -> np.ndarray:
-        """The action (7,) for the observation dictionary `state` of robosuite."""
-        return self.motion.act(state)
+    return Expert(Motion(rng, plan(rng, style)))
 
 
 def plan(rng: np.random.Generator, style: int) -> tuple[Phase, ...]:

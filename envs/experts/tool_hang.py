@@ -10,6 +10,7 @@ import numpy as np
 from drifting_policy.envs.experts.motion import (
     CLOSED,
     OPEN,
+    Expert,
     Motion,
     Phase,
     Pose,
@@ -36,18 +37,11 @@ HOOK: Final = np.array([-0.0875, 0.0, 0.0])  # m, the foot of the hook that stan
 EYE: Final = np.array([-0.0935, 0.0, 0.0])  # m, the middle of the larger eye in the axes of the tool
 
 
-class Expert:
+def expert(rng: np.random.Generator, style: int) -> Expert:
     """Acts in one episode of ToolHang; `style` 0 mounts the frame with its hook to the right of the robot, 1 with it ahead."""
-
-    def __init__(self, rng: np.random.Generator, style: int) -> None:
-        """Draw the way of this episode from `rng`."""
-        self.motion = Motion(
-            rng, (*fetch_frame(rng), *mount_frame(rng, HEADINGS[style]), *fetch_tool(rng), *hang_tool(rng, style))
-        )
-
-    def act(self, state: State) -> np.ndarray:
-        """The action (7,) for the observation dictionary `state` of robosuite."""
-        return self.motion.act(state)
+    return Expert(
+        Motion(rng, (*fetch_frame(rng), *mount_frame(rng, HEADINGS[style]), *fetch_tool(rng), *hang_tool(rng, style)))
+    )
 
 
 def fetch_frame(rng: np.random.Generator) -> tuple[Phase, ...]:

@@ -12,6 +12,7 @@ import numpy as np
 from drifting_policy.envs.experts.motion import (
     CLOSED,
     OPEN,
+    Expert,
     Motion,
     Phase,
     Pose,
@@ -37,21 +38,14 @@ LONG: Final = 600  # steps: as patient as an episode is long
 TAKEN: Final = 0.05  # m between the fingers: less around the handle of the hammer, more when they are open
 
 
-class Expert:
+def expert(rng: np.random.Generator, style: int) -> Expert:
     """Acts in one episode of TwoArmTransport; `style` 0 lets both arms set out at once, 1 lets robot 0 wait for the trash."""
-
-    def __init__(self, rng: np.random.Generator, style: int) -> None:
-        """Draw the way of this episode from `rng`."""
-        meeting = np.array([0.0, 0.0, 1.08]) + draw_offset(rng, (0.03, 0.02, 0.03))
-        first = (*wait_for_trash(rng, style), *lift_lid(rng), *fetch_hammer(rng), *offer_hammer(rng, meeting))
-        second = (*throw_trash(rng), *take_hammer(rng, meeting), *deliver_hammer(rng))
-        manner = draw_manner(rng)
-        plans = {"robot0": first, "robot1": second}
-        self.motions = tuple(Motion(rng, phases, manner=manner, arm=arm) for arm, phases in plans.items())
-
-    def act(self, state: State) -> np.ndarray:
-        """The action (14,) for the observation dictionary `state` of robosuite: robot 0, then robot 1."""
-        return np.concatenate([motion.act(state) for motion in self.motions])
+    meeting = np.array([0.0, 0.0, 1.08]) + draw_offset(rng, (0.03, 0.02, 0.03))
+    first = (*wait_for_trash(rng, style), *lift_lid(rng), *fetch_hammer(rng), *offer_hammer(rng, meeting))
+    second = (*throw_trash(rng), *take_hammer(rng, meeting), *deliver_hammer(rng))
+    manner = draw_manner(rng)
+    plans = {"robot0": first, "robot1": second}
+    return Expert(*(Motion(rng, phases, manner=manner, arm=arm) for arm, phases in plans.items()))
 
 
 def wait_for_trash(rng: np.random.Generator, style: int) -> tuple[Phase, ...]:

@@ -27,7 +27,7 @@ def episodes(task: str, ways: Sequence[tuple[int, int]], *, start: int) -> list[
             record(
                 world,
                 task_named(task),
-                experts.EXPERTS[task].Expert(np.random.default_rng(seed), style).act,
+                experts.EXPERTS[task].expert(np.random.default_rng(seed), style).act,
                 np.random.default_rng(start),
                 max_steps=experts.MAX_STEPS[task],
             )

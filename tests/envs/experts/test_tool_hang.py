@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from drifting_policy.envs.experts.motion import Pose, about, body_pose, downward, gap, quaternion
-from drifting_policy.envs.experts.tool_hang import EYE, GRIP, HEADINGS, HOOK, STYLES, TIP, UP, Expert, carried, eye_pose, hole
+from drifting_policy.envs.experts.tool_hang import EYE, GRIP, HEADINGS, HOOK, STYLES, TIP, UP, carried, eye_pose, hole
+from drifting_policy.envs.experts.tool_hang import expert as make
 
 FLAT = np.stack([np.array([-0.832, 0.555, 0.0]), -UP, np.array([-0.555, -0.832, 0.0])], axis=1)  # the frame on the table
 
@@ -59,8 +60,8 @@ def test_eye_pose_puts_the_eye_there_square_to_the_bar_and_leans() -> None:
 @pytest.mark.parametrize("style", range(len(STYLES)))
 @pytest.mark.parametrize("seed", range(3))
 def test_plan_mounts_the_frame_and_hangs_the_tool(bench: Any, style: int, seed: int) -> None:
-    expert = Expert(np.random.default_rng(seed), style)
-    steps = bench.play(expert.act, until=lambda: expert.motion.finished)
+    expert = make(np.random.default_rng(seed), style)
+    steps = bench.play(expert.act, until=lambda: expert.motions[0].finished)
     state, frame, tool = bench.observe(), bench.things["frame"].pose, bench.things["tool"].pose
     assert steps > 200  # the longest way, not a shortcut
     assert np.linalg.norm(frame.at(TIP) - hole(state)) < 0.015
@@ -73,10 +74,10 @@ def test_plan_mounts_the_frame_and_hangs_the_tool(bench: Any, style: int, seed: 
 
 
 def test_styles_differ_only_once_the_frame_is_lifted(bench: Any) -> None:
-    one, other = (Expert(np.random.default_rng(0), style) for style in range(2))
+    one, other = (make(np.random.default_rng(0), style) for style in range(2))
     state = bench.observe()
     np.testing.assert_array_equal(one.act(state), other.act(state))
-    phases = one.motion.phases, other.motion.phases
+    phases = one.motions[0].phases, other.motions[0].phases
     start = bench.hands["robot0"]
     angles = [gap(a.target(state, start), b.target(state, start))[1] for a, b in zip(*phases, strict=False)]
     assert max(angles[:4]) == 0.0
@@ -85,7 +86,7 @@ def test_styles_differ_only_once_the_frame_is_lifted(bench: Any) -> None:
 
 def test_same_generator_gives_the_same_actions(bench: Any) -> None:
     state = bench.observe()
-    one, same, other = (Expert(np.random.default_rng(seed), 0) for seed in (0, 0, 1))
+    one, same, other = (make(np.random.default_rng(seed), 0) for seed in (0, 0, 1))
     actions = [np.array([expert.act(state) for _ in range(20)]) for expert in (one, same, other)]
     np.testing.assert_array_equal(actions[0], actions[1])
     assert not np.array_equal(actions[0], actions[2])
@@ -110,7 +111,7 @@ def test_episode_of_robosuite() -> None:
         np.testing.assert_allclose(frame.at(HOOK - [0.00375, 0.0, 0.0]), sim.data.get_site_xpos("frame_hang_site"), atol=1e-4)
         walls = np.mean([sim.data.get_geom_xpos(f"stand_wall{i}") for i in range(4)], axis=0)
         np.testing.assert_allclose(hole(state) + 0.075 * UP, walls, atol=1e-3)
-        expert = Expert(np.random.default_rng([0, 1]), 0)
+        expert = make(np.random.default_rng([0, 1]), 0)
         episode = record(world, task, expert.act, np.random.default_rng([0, 0]), max_steps=500)
         assert episode is not None
         assert episode["rewards"][-1] == 1.0

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from drifting_policy.envs.experts.motion import Pose, about, downward, quaternion, rotation_vector
-from drifting_policy.envs.experts.transport import STYLES, UP, Expert, Hold, yaw_of_handle
+from drifting_policy.envs.experts.transport import STYLES, UP, Hold, yaw_of_handle
+from drifting_policy.envs.experts.transport import expert as make
 
 LYING = np.stack([UP, np.array([1.0, 0.0, 0.0]), np.array([0.0, 1.0, 0.0])], axis=1)  # a hammer on its side, its head at +y
 BINS = {"target_bin_pos": np.array([-0.2, 0.45, 0.806]), "trash_bin_pos": np.array([0.2, 0.45, 0.806])}
@@ -60,7 +61,7 @@ def test_hold_takes_the_nearer_of_two_turns() -> None:
 
 @pytest.mark.parametrize("style", range(len(STYLES)))
 def test_plan_brings_hammer_and_trash_where_they_belong(tables: Any, style: int) -> None:
-    handed_over, expert = [False], Expert(np.random.default_rng(style), style)
+    handed_over, expert = [False], make(np.random.default_rng(style), style)
 
     def until() -> bool:
         handed_over[0] |= tables.holders["payload"] == ["robot0", "robot1"]
@@ -79,7 +80,7 @@ def test_plan_brings_hammer_and_trash_where_they_belong(tables: Any, style: int)
 
 
 def test_only_in_turn_does_robot_0_wait_for_the_trash(tables: Any) -> None:
-    together, in_turn = (Expert(np.random.default_rng(0), style) for style in range(2))
+    together, in_turn = (make(np.random.default_rng(0), style) for style in range(2))
     state = tables.observe()
     first, second = (np.array([expert.act(state) for _ in range(30)]) for expert in (together, in_turn))
     np.testing.assert_allclose(second[:, :6], 0.0, atol=1e-12)
@@ -90,7 +91,7 @@ def test_only_in_turn_does_robot_0_wait_for_the_trash(tables: Any) -> None:
 
 
 def test_robot_0_keeps_the_hammer_until_robot_1_has_it(tables: Any) -> None:
-    expert = Expert(np.random.default_rng(0), 0)
+    expert = make(np.random.default_rng(0), 0)
     offer = 15  # the phase of robot 0 that waits
     tables.play(expert.act, until=lambda: expert.motions[0].index == offer)
     waiting = {**tables.observe(), "robot1_gripper_qpos": np.array([0.04, -0.04])}
@@ -101,7 +102,7 @@ def test_robot_0_keeps_the_hammer_until_robot_1_has_it(tables: Any) -> None:
 
 def test_same_generator_gives_the_same_actions(tables: Any) -> None:
     state = tables.observe()
-    one, same, other = (Expert(np.random.default_rng(seed), 0) for seed in (0, 0, 1))
+    one, same, other = (make(np.random.default_rng(seed), 0) for seed in (0, 0, 1))
     actions = [np.array([expert.act(state) for _ in range(20)]) for expert in (one, same, other)]
     np.testing.assert_array_equal(actions[0], actions[1])
     assert not np.array_equal(actions[0], actions[2])
@@ -117,7 +118,7 @@ def test_episode_of_robosuite() -> None:
     task = task_named("transport")
     world = World(task, world_settings("transport", absolute=False))
     try:
-        expert = Expert(np.random.default_rng([2, 1]), 0)
+        expert = make(np.random.default_rng([2, 1]), 0)
         episode = record(world, task, expert.act, np.random.default_rng([2, 0]), max_steps=500)
     finally:
         world.close()
