@@ -66,10 +66,12 @@ PUSH_T_OPTIONS = {
     "regression, 2.5 times the steps": single("regression", "trainer.steps=30000"),
 }
 
-REPULSION = single("drift", "objective.repulsion=0.9")
+WEAK, NEUTRAL = (single("drift", f"objective.repulsion={factor}") for factor in (0.9, 0.75))  # neutral: 1 - 1/samples
 WEAKER = PLAIN | {
-    "drift, repulsion 0.9": REPULSION,
-    "drift, repulsion 0.9, zero noise in use": replace(REPULSION, sampler={"noise_scale": 0.0}),
+    "drift, repulsion 0.9": WEAK,
+    "drift, repulsion 0.9, zero noise in use": replace(WEAK, sampler={"noise_scale": 0.0}),
+    "drift, repulsion 0.75": NEUTRAL,
+    "drift, repulsion 0.75, zero noise in use": replace(NEUTRAL, sampler={"noise_scale": 0.0}),
 }
 
 
@@ -109,6 +111,8 @@ SUITES = {
     "square/scripted_unet": matrix("square", "scripted"),
     "kitchen/human_unet": matrix("kitchen", "human"),
     "kitchen/human_unet_repulsion": replace(matrix("kitchen", "human"), arms=WEAKER, checkpoints=3),
+    "square/scripted_unet_repulsion": replace(matrix("square", "scripted"), arms=PLAIN | {"drift, repulsion 0.75": NEUTRAL}),
+    "can/scripted_unet_repulsion": replace(matrix("can", "scripted"), arms=PLAIN | {"drift, repulsion 0.75": NEUTRAL}),
     "block_push/scripted_unet": matrix("block_push", "scripted"),
     "conveyor/bundled_unet": matrix("conveyor", "bundled"),
     # A reduced size: a ResNet of a quarter of the width, for two cores.
