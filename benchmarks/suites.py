@@ -66,7 +66,8 @@ PUSH_T_OPTIONS = {
     "regression, 2.5 times the steps": single("regression", "trainer.steps=30000"),
 }
 
-WEAK, NEUTRAL = (single("drift", f"objective.repulsion={factor}") for factor in (0.9, 0.75))  # neutral: 1 - 1/samples
+WEAK = single("drift", "objective.repulsion=0.9")
+NEUTRAL = single("drift", "objective.repulsion=0.75")  # 1 - 1/samples: as if the sample itself were among its siblings
 WEAKER = PLAIN | {
     "drift, repulsion 0.9": WEAK,
     "drift, repulsion 0.9, zero noise in use": replace(WEAK, sampler={"noise_scale": 0.0}),
