@@ -299,3 +299,16 @@ def test_many_coordinates_let_balanced_siblings_of_one_positive_part(repulsion: 
     middle = x.mean(dim=1, keepdim=True)
     assert ((velocity * (x - middle)).sum() > 0) == widens
     assert (velocity * middle).sum() < 0
+
+
+@pytest.mark.parametrize("count", [2, 4, 7])
+def test_equally_far_siblings_around_their_positive_stand_still_where_the_sample_counts_as_a_sibling(count: int) -> None:
+    """Attraction takes the deviation, the mean of the others gives g / (g - 1) times as much: 1 - 1/g balances the two."""
+    x = torch.eye(count, dtype=torch.float64)[None]
+    pos = x.mean(dim=1, keepdim=True)
+    options: DriftOptions = {"force": "none", "affinity_floor": 0.0}
+    pushed = [drift(x, pos, repulsion=factor, **options).velocity for factor in (1.0, 1 - 1 / count, 0.5 - 1 / count)]
+    outwards = [(velocity * (x - pos)).sum(dim=-1) for velocity in pushed]
+    assert (outwards[0] > 0).all()
+    assert_close(pushed[1], torch.zeros_like(x))
+    assert (outwards[2] < 0).all()
