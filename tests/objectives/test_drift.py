@@ -208,3 +208,13 @@ def test_it_keeps_both_modes_of_one_observation() -> None:
     near = {side: (chunks - side).square().mean(dim=1).sqrt() < 0.3 for side in (-1, 1)}
     assert all(0.3 < share.float().mean() < 0.7 for share in near.values())
     assert (near[-1] | near[1]).float().mean() > 0.75
+
+
+def test_a_sample_counts_among_its_siblings_unless_the_settings_say_otherwise() -> None:
+    """The mean of all g siblings deviates from a sample by 1 - 1/g of what the mean of the others does."""
+    deviations = normal(7, 3)
+    others = (deviations.sum(dim=0) - deviations) / 6
+    factor = objective(samples=7).options["repulsion"]
+    torch.testing.assert_close(factor * (others - deviations), deviations.mean(dim=0) - deviations)
+    assert objective(condition="batch").options["repulsion"] == 1
+    assert objective(repulsion=0.9).options["repulsion"] == 0.9
