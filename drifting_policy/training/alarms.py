@@ -59,7 +59,7 @@ def collapsed(figures: Figures, past: Sequence[Figures]) -> str | None:
     return (
         f"the samples of one observation deviate by only {to_data:.1%} of what demonstrations of similar observations do, "
         f"and by {to_error:.1%} of their own error, so it is a regression; try a "
-        "lower trainer.learning_rate and, with objective=drift, objective.samples=8, repulsion=1, affinity_floor=0 or "
+        "lower trainer.learning_rate and, with objective=drift, objective.samples=4, repulsion=1, affinity_floor=0 or "
         "scale=condition."
     )
 
