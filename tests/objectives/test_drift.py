@@ -61,6 +61,7 @@ def test_each_grouping_equals_a_loop_over_its_groups(grouping: str, scope: str) 
     x, action = normal(3, 4, 5, 2), normal(3, 5, 2, seed=1)
     options: Any = {"scale": scope, "force": scope, "temperatures": (0.05, 0.5), "affinity_floor": 1e-4}
     value, metrics, gradient = loss_of(x, action, grouping=grouping, **options)
+    options["repulsion"] = 0.75
 
     leaf = x.clone().requires_grad_()
     points, demos = groups(leaf, grouping), groups(action[:, None], grouping)
@@ -111,8 +112,8 @@ def test_the_batch_as_one_condition_pools_samples_and_demonstrations(grouping: s
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_one_observation_is_its_own_batch(condition: str) -> None:
     x, action = normal(1, 6, 5, 2), normal(1, 5, 2, seed=1)
-    value, _, gradient = loss_of(x, action, condition=condition)
-    expected, _, reference = loss_of(x, action)
+    value, _, gradient = loss_of(x, action, condition=condition, repulsion=1.0)
+    expected, _, reference = loss_of(x, action, repulsion=1.0)
     torch.testing.assert_close((value, gradient), (expected, reference), rtol=0, atol=0)
 
 
