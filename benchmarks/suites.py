@@ -97,22 +97,24 @@ def matrix(task: str, data: str, *overrides: str, steps: int = 6000) -> Suite:
     )
 
 
+PUSH_T_UNET = Suite(
+    "push_t",
+    "human",
+    PLAIN
+    | {"diffusion, DDPM 100": replace(DIFFUSION, checkpoints=5)}  # a plan takes a hundred times as long
+    | DDIM_10
+    | {"flow, 10 steps": replace(FLOW, sampler={"steps": 10}), "flow, 1 step": replace(FLOW, sampler={"steps": 1})},
+    overrides=(*SMALL_UNET, "trainer.checkpoint_every=500", "trainer.validate_every=3000"),
+    checkpoints=10,
+    inference_batch=50,
+    num_envs=50,
+)
 SUITES = {
     "push_t/human_mlp": Suite("push_t", "human", PLAIN),
     "push_t/human_mlp_options": Suite("push_t", "human", PLAIN | PUSH_T_OPTIONS, seeds=1, split="validation", episodes=100),
     "push_t/human_mlp_repulsion": Suite("push_t", "human", WEAKER, seeds=1, split="validation", episodes=100),
-    "push_t/human_unet": Suite(
-        "push_t",
-        "human",
-        PLAIN
-        | {"diffusion, DDPM 100": replace(DIFFUSION, checkpoints=5)}  # a plan takes a hundred times as long
-        | DDIM_10
-        | {"flow, 10 steps": replace(FLOW, sampler={"steps": 10}), "flow, 1 step": replace(FLOW, sampler={"steps": 1})},
-        overrides=(*SMALL_UNET, "trainer.checkpoint_every=500", "trainer.validate_every=3000"),
-        checkpoints=10,
-        inference_batch=50,
-        num_envs=50,
-    ),
+    "push_t/human_unet": PUSH_T_UNET,
+    "push_t/human_unet_repulsion": replace(PUSH_T_UNET, arms={"drift, repulsion 0.75": NEUTRAL}),
     "lift/scripted_unet": matrix("lift", "scripted"),
     "can/scripted_unet": matrix("can", "scripted"),
     "square/scripted_unet": matrix("square", "scripted"),
