@@ -69,6 +69,7 @@ evidence: $(INSTALLED)
 	$(RUN) benchmarks/baselines.py push_t/human_mlp_options
 	$(RUN) benchmarks/baselines.py push_t/human_mlp_repulsion
 	$(RUN) benchmarks/baselines.py push_t/human_unet
+	$(RUN) benchmarks/baselines.py push_t/human_unet_repulsion
 	$(RUN) benchmarks/baselines.py kitchen/human_unet
 	$(RUN) benchmarks/baselines.py kitchen/human_unet_repulsion
 	$(RUN) benchmarks/baselines.py push_t_image/human_small

@@ -40,9 +40,15 @@ class Suite:
     num_envs: int = 10
 
 
+def balanced(*overrides: str) -> Arm:
+    """The arm of the drifting objective with the paper's balanced field and some settings, named by them."""
+    arm = single("drift", *overrides)
+    return replace(arm, overrides=("objective=drift", "objective.repulsion=1", *overrides))
+
+
 # Diffusion and flow draw as many noises per demonstration as drift draws samples: equal observations and equal network
 # evaluations in every step of the training.
-PLAIN = {"drift": single("drift"), "regression": single("regression")}
+PLAIN = {"drift": balanced(), "regression": single("regression")}
 DIFFUSION = single("diffusion", "objective.samples=4")
 FLOW = single("flow", "objective.samples=4")
 DDIM_10 = {"diffusion, DDIM 10": replace(DIFFUSION, sampler={"scheduler": "ddim", "steps": 10})}
@@ -57,12 +63,12 @@ SMALL_UNET = (
     "trainer.eval_episodes=2",
 )
 PUSH_T_OPTIONS = {
-    "drift, zero noise in use": single("drift", "objective.noise_scale=0"),
-    "drift, 1 sample": single("drift", "objective.samples=1"),
-    "drift, 2 samples": single("drift", "objective.samples=2"),
-    "drift, grouping step": single("drift", "objective.grouping=step"),
-    "drift, grouping dim": single("drift", "objective.grouping=dim"),
-    "drift, scale and force per condition": single("drift", "objective.scale=condition", "objective.force=condition"),
+    "drift, zero noise in use": balanced("objective.noise_scale=0"),
+    "drift, 1 sample": balanced("objective.samples=1"),
+    "drift, 2 samples": balanced("objective.samples=2"),
+    "drift, grouping step": balanced("objective.grouping=step"),
+    "drift, grouping dim": balanced("objective.grouping=dim"),
+    "drift, scale and force per condition": balanced("objective.scale=condition", "objective.force=condition"),
     "regression, 2.5 times the steps": single("regression", "trainer.steps=30000"),
 }
 
@@ -91,22 +97,24 @@ def matrix(task: str, data: str, *overrides: str, steps: int = 6000) -> Suite:
     )
 
 
+PUSH_T_UNET = Suite(
+    "push_t",
+    "human",
+    PLAIN
+    | {"diffusion, DDPM 100": replace(DIFFUSION, checkpoints=5)}  # a plan takes a hundred times as long
+    | DDIM_10
+    | {"flow, 10 steps": replace(FLOW, sampler={"steps": 10}), "flow, 1 step": replace(FLOW, sampler={"steps": 1})},
+    overrides=(*SMALL_UNET, "trainer.checkpoint_every=500", "trainer.validate_every=3000"),
+    checkpoints=10,
+    inference_batch=50,
+    num_envs=50,
+)
 SUITES = {
     "push_t/human_mlp": Suite("push_t", "human", PLAIN),
     "push_t/human_mlp_options": Suite("push_t", "human", PLAIN | PUSH_T_OPTIONS, seeds=1, split="validation", episodes=100),
     "push_t/human_mlp_repulsion": Suite("push_t", "human", WEAKER, seeds=1, split="validation", episodes=100),
-    "push_t/human_unet": Suite(
-        "push_t",
-        "human",
-        PLAIN
-        | {"diffusion, DDPM 100": replace(DIFFUSION, checkpoints=5)}  # a plan takes a hundred times as long
-        | DDIM_10
-        | {"flow, 10 steps": replace(FLOW, sampler={"steps": 10}), "flow, 1 step": replace(FLOW, sampler={"steps": 1})},
-        overrides=(*SMALL_UNET, "trainer.checkpoint_every=500", "trainer.validate_every=3000"),
-        checkpoints=10,
-        inference_batch=50,
-        num_envs=50,
-    ),
+    "push_t/human_unet": PUSH_T_UNET,
+    "push_t/human_unet_repulsion": replace(PUSH_T_UNET, arms={"drift, repulsion 0.75": NEUTRAL}),
     "lift/scripted_unet": matrix("lift", "scripted"),
     "can/scripted_unet": matrix("can", "scripted"),
     "square/scripted_unet": matrix("square", "scripted"),

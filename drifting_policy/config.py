@@ -202,7 +202,7 @@ class TransformerConfig(NamedConfig):
 
 @dataclass
 class DriftConfig(NamedConfig):
-    """Keyword arguments of DriftObjective."""
+    """Keyword arguments of DriftObjective; `repulsion` None is 1 - 1/samples, or 1 where the batch is one condition."""
 
     name: str = "drift"
     samples: int = 4
@@ -214,7 +214,7 @@ class DriftConfig(NamedConfig):
     force: str = "batch"
     affinity_floor: float = 1e-6
     attraction: float = 1.0
-    repulsion: float = 1.0
+    repulsion: float | None = None
     noise_scale: float = 0.5
     condition: str = "observation"
 

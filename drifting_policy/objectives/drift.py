@@ -42,11 +42,16 @@ class DriftObjective(Objective):
         force: str,
         affinity_floor: float,
         attraction: float,
-        repulsion: float,
+        repulsion: float | None,
         noise_scale: float,
         condition: str,
     ) -> None:
         """See `drifting_policy.drift.drift` for the options of the field.
+
+        `repulsion` None is 1 - 1/samples where each observation is a condition: with a single positive the mean of the *other*
+        siblings repels a sample by g / (g - 1) of what it deviates from the mean of all g, more than the positive attracts it,
+        and its deviation grows. The factor takes that back, as if the sample were among its siblings. In a batch that is one
+        condition there are as many positives as siblings, and None is 1, the paper's balance.
 
         `noise_scale` is the deviation of the noise in use; training always draws unit noise. Below 1 the policy keeps to
         the middle of what it learned.
@@ -70,7 +75,7 @@ class DriftObjective(Objective):
             force=cast("Grouping", force),
             affinity_floor=affinity_floor,
             attraction=attraction,
-            repulsion=repulsion,
+            repulsion=balance(samples, condition) if repulsion is None else repulsion,
         )
         try:  # the field knows its options best: let it refuse them now rather than in the first step
             drift(torch.zeros(1, 1, 1), torch.ones(1, 1, 1), **self.options)
@@ -103,3 +108,8 @@ class DriftObjective(Objective):
         for temperature, rms in zip(self.options["temperatures"], field.rms, strict=True):
             metrics[f"drift_rms_{temperature:g}"] = rms
         return Loss(losses.mean(), metrics)
+
+
+def balance(samples: int, condition: str) -> float:
+    """The factor on the repulsion under which equally far siblings of one positive neither part nor join."""
+    return 1.0 if condition == "batch" else 1.0 - 1.0 / samples
