@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-MATRIX := lift/scripted_unet can/scripted_unet square/scripted_unet block_push/scripted_unet conveyor/bundled_unet
+MATRIX := lift/scripted_unet can/scripted_unet square/scripted_unet square/scripted_unet_repulsion block_push/scripted_unet conveyor/bundled_unet
 
 .PHONY: help install train demo test bench bench-gpu evidence matrix toys clean
 
@@ -94,6 +94,7 @@ matrix: $(INSTALLED)
 	$(RUN) benchmarks/matrix.py
 	$(RUN) -m drifting_policy.report tables
 	$(RUN) -m drifting_policy.report tables --document docs/tasks.md
+	$(RUN) -m drifting_policy.report tables --document docs/training.md
 
 toys: $(INSTALLED)
 	$(RUN) benchmarks/mixtures.py

@@ -22,7 +22,7 @@ import numpy as np
 import torch
 from baselines import ROOT, folder, one_observation, train
 from matplotlib.figure import Figure
-from suites import Arm, Suite, balanced
+from suites import Arm, Suite
 from timing import interleaved
 
 from drifting_policy import cli
@@ -109,8 +109,8 @@ def parse(argv: Sequence[str] | None) -> argparse.Namespace:
 def make_suite(given: argparse.Namespace) -> Suite:
     """The three arms; the prefix is as long as the longest delay."""
     arms = {
-        "drift": balanced(),
-        PREFIX: Arm("drift_prefix", (*balanced().overrides, f"max_prefix={max(1, *given.delays)}")),
+        "drift": Arm("drift", ("objective=drift",)),
+        PREFIX: Arm("drift_prefix", ("objective=drift", f"max_prefix={max(1, *given.delays)}")),
         "diffusion, DDIM 10": Arm("diffusion", ("objective=diffusion", "objective.samples=4"), DDIM),
     }
     head = ("generator=unet", "generator.channels=[64,128,256]") if given.unet else ()

@@ -58,18 +58,15 @@ class Arm:
     baseline: bool = False
 
 
-BALANCED = "objective.repulsion=1"  # of the paper's field
-
-
 def drift(*settings: str) -> Arm:
-    """The drifting objective with the paper's balanced field and other settings than its defaults, and unit noise in use."""
-    return Arm([BALANCED, *(f"objective.{setting}" for setting in settings)], 1.0)
+    """The drifting objective with other settings than its defaults, and unit noise in use."""
+    return Arm([f"objective.{setting}" for setting in settings], 1.0)
 
 
 CONDITION = ("scale=condition", "force=condition")
 ARMS = {
     "drift": drift(),
-    "drift, noise 0.5 in use": Arm([BALANCED], 0.5),
+    "drift, noise 0.5 in use": Arm([], 0.5),
     "regression": Arm(["objective=regression"]),
     "diffusion": Arm(["objective=diffusion"], baseline=True),
     "flow": Arm(["objective=flow"], baseline=True),
@@ -144,8 +141,9 @@ def plan(arms: Mapping[str, Arm], *, seeds: int, baseline_seeds: int) -> list[tu
 
 def folder(arm: Arm) -> str:
     """The name of the run; arms that differ in use only share it."""
-    own = [setting.removeprefix("objective.") for setting in arm.settings if setting != BALANCED]
-    return "_".join(re.sub(r"[^\w.]+", "_", setting).strip("_") for setting in own) or "drift"
+    return (
+        "_".join(re.sub(r"[^\w.]+", "_", setting.removeprefix("objective.")).strip("_") for setting in arm.settings) or "drift"
+    )
 
 
 def learn(settings: Sequence[str], seed: int, run_dir: Path) -> None:

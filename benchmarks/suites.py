@@ -40,15 +40,9 @@ class Suite:
     num_envs: int = 10
 
 
-def balanced(*overrides: str) -> Arm:
-    """The arm of the drifting objective with the paper's balanced field and some settings, named by them."""
-    arm = single("drift", *overrides)
-    return replace(arm, overrides=("objective=drift", "objective.repulsion=1", *overrides))
-
-
 # Diffusion and flow draw as many noises per demonstration as drift draws samples: equal observations and equal network
 # evaluations in every step of the training.
-PLAIN = {"drift": balanced(), "regression": single("regression")}
+PLAIN = {"drift": single("drift"), "regression": single("regression")}
 DIFFUSION = single("diffusion", "objective.samples=4")
 FLOW = single("flow", "objective.samples=4")
 DDIM_10 = {"diffusion, DDIM 10": replace(DIFFUSION, sampler={"scheduler": "ddim", "steps": 10})}
@@ -63,12 +57,12 @@ SMALL_UNET = (
     "trainer.eval_episodes=2",
 )
 PUSH_T_OPTIONS = {
-    "drift, zero noise in use": balanced("objective.noise_scale=0"),
-    "drift, 1 sample": balanced("objective.samples=1"),
-    "drift, 2 samples": balanced("objective.samples=2"),
-    "drift, grouping step": balanced("objective.grouping=step"),
-    "drift, grouping dim": balanced("objective.grouping=dim"),
-    "drift, scale and force per condition": balanced("objective.scale=condition", "objective.force=condition"),
+    "drift, zero noise in use": single("drift", "objective.noise_scale=0"),
+    "drift, 1 sample": single("drift", "objective.samples=1"),
+    "drift, 2 samples": single("drift", "objective.samples=2"),
+    "drift, grouping step": single("drift", "objective.grouping=step"),
+    "drift, grouping dim": single("drift", "objective.grouping=dim"),
+    "drift, scale and force per condition": single("drift", "objective.scale=condition", "objective.force=condition"),
     "regression, 2.5 times the steps": single("regression", "trainer.steps=30000"),
 }
 

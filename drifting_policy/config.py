@@ -214,7 +214,7 @@ class DriftConfig(NamedConfig):
     force: str = "batch"
     affinity_floor: float = 1e-6
     attraction: float = 1.0
-    repulsion: float | None = None
+    repulsion: float | None = 1.0
     noise_scale: float = 0.5
     condition: str = "observation"
 

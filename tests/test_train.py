@@ -92,7 +92,7 @@ def test_the_seed_decides_the_run(push_t_data: str, tmp_path: Path) -> None:
 def test_a_run_from_before_the_forces_had_factors_goes_on(
     push_t_data: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    run_dir = finish(tmp_path / "run", push_t_data, "objective.repulsion=1")
+    run_dir = finish(tmp_path / "run", push_t_data)
 
     def without_factors(checkpoint: Path) -> dict[str, Any]:
         stored = read_config(checkpoint)
@@ -100,9 +100,9 @@ def test_a_run_from_before_the_forces_had_factors_goes_on(
         return stored | {"objective": known}
 
     monkeypatch.setattr(train, "read_config", without_factors)
-    finish(run_dir, push_t_data, "resume=true", "trainer.steps=25", "objective.repulsion=1")
+    finish(run_dir, push_t_data, "resume=true", "trainer.steps=25")
     with pytest.raises(ConfigError, match=r"was started with objective=.*'repulsion': 1.0"):
-        finish(run_dir, push_t_data, "resume=true", "trainer.steps=30")
+        finish(run_dir, push_t_data, "resume=true", "trainer.steps=30", "objective.repulsion=0.9")
 
 
 def start(run_dir: Path, data: str, *more: str) -> "subprocess.Popen[str]":

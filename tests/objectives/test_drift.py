@@ -61,7 +61,6 @@ def test_each_grouping_equals_a_loop_over_its_groups(grouping: str, scope: str) 
     x, action = normal(3, 4, 5, 2), normal(3, 5, 2, seed=1)
     options: Any = {"scale": scope, "force": scope, "temperatures": (0.05, 0.5), "affinity_floor": 1e-4}
     value, metrics, gradient = loss_of(x, action, grouping=grouping, **options)
-    options["repulsion"] = 0.75
 
     leaf = x.clone().requires_grad_()
     points, demos = groups(leaf, grouping), groups(action[:, None], grouping)
@@ -112,8 +111,8 @@ def test_the_batch_as_one_condition_pools_samples_and_demonstrations(grouping: s
 @pytest.mark.parametrize("condition", CONDITIONS)
 def test_one_observation_is_its_own_batch(condition: str) -> None:
     x, action = normal(1, 6, 5, 2), normal(1, 5, 2, seed=1)
-    value, _, gradient = loss_of(x, action, condition=condition, repulsion=1.0)
-    expected, _, reference = loss_of(x, action, repulsion=1.0)
+    value, _, gradient = loss_of(x, action, condition=condition)
+    expected, _, reference = loss_of(x, action)
     torch.testing.assert_close((value, gradient), (expected, reference), rtol=0, atol=0)
 
 
@@ -211,11 +210,11 @@ def test_it_keeps_both_modes_of_one_observation() -> None:
     assert (near[-1] | near[1]).float().mean() > 0.75
 
 
-def test_a_sample_counts_among_its_siblings_unless_the_settings_say_otherwise() -> None:
+def test_a_sample_counts_among_its_siblings_where_the_repulsion_is_left_open() -> None:
     """The mean of all g siblings deviates from a sample by 1 - 1/g of what the mean of the others does."""
     deviations = normal(7, 3)
     others = (deviations.sum(dim=0) - deviations) / 6
-    factor = objective(samples=7).options["repulsion"]
+    factor = objective(samples=7, repulsion=None).options["repulsion"]
     torch.testing.assert_close(factor * (others - deviations), deviations.mean(dim=0) - deviations)
-    assert objective(condition="batch").options["repulsion"] == 1
-    assert objective(repulsion=0.9).options["repulsion"] == 0.9
+    assert objective(condition="batch", repulsion=None).options["repulsion"] == 1
+    assert objective().options["repulsion"] == 1
