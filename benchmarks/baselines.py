@@ -104,13 +104,9 @@ def judge(arm: Arm, run_dir: Path, *, suite: Suite) -> Trial:
 
 
 def timings(suite: Suite, home: Path) -> dict[str, dict[str, Any]]:
-    """For each arm the planning time for one observation, and the time of a training step; all arms take turns in one run.
-
-    A step of regression is timed beside them in any case, for the ratios.
-    """
+    """For each arm the planning time for one observation, and the time of a training step; all arms take turns in one run."""
     torch.set_num_threads(1)
-    plans: dict[str, Any] = {}
-    steps = {"regression": one_step([f"task={suite.task}", "objective=regression", *suite.overrides])}
+    plans, steps = {}, {}
     for name, arm in suite.arms.items():
         policy = load_policy(list_checkpoints(folder(home, arm, 0))[-1])
         policy.resample(**arm.sampler)

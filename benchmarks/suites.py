@@ -108,7 +108,7 @@ SUITES = {
     "push_t/human_mlp_options": Suite("push_t", "human", PLAIN | PUSH_T_OPTIONS, seeds=1, split="validation", episodes=100),
     "push_t/human_mlp_repulsion": Suite("push_t", "human", WEAKER, seeds=1, split="validation", episodes=100),
     "push_t/human_unet": PUSH_T_UNET,
-    "push_t/human_unet_repulsion": replace(PUSH_T_UNET, arms={"drift, repulsion 0.75": NEUTRAL}),
+    "push_t/human_unet_repulsion": replace(PUSH_T_UNET, arms=PLAIN | {"drift, repulsion 0.75": NEUTRAL}),
     "lift/scripted_unet": matrix("lift", "scripted"),
     "can/scripted_unet": matrix("can", "scripted"),
     "square/scripted_unet": matrix("square", "scripted"),

@@ -51,7 +51,7 @@ class DriftObjective(Objective):
         `repulsion` None is 1 - 1/samples where each observation is a condition: with a single positive the mean of the *other*
         siblings repels a sample by g / (g - 1) of what it deviates from the mean of all g, more than the positive attracts it,
         and its deviation grows. The factor takes that back, as if the sample were among its siblings. In a batch that is one
-        condition there are as many positives as siblings, and None is 1, the paper's balance.
+        condition the positives are many, and None is 1, the paper's balance.
 
         `noise_scale` is the deviation of the noise in use; training always draws unit noise. Below 1 the policy keeps to
         the middle of what it learned.
