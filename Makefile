@@ -4,7 +4,7 @@ VENV := .venv
 RUN := $(VENV)/bin/python
 INSTALLED := $(VENV)/.installed
 
-MATRIX := lift/scripted_unet can/scripted_unet square/scripted_unet square/scripted_unet_repulsion block_push/scripted_unet conveyor/bundled_unet
+MATRIX := lift/scripted_unet can/scripted_unet can/scripted_unet_repulsion square/scripted_unet square/scripted_unet_repulsion block_push/scripted_unet conveyor/bundled_unet
 
 .PHONY: help install train demo test bench bench-gpu evidence matrix toys clean
 

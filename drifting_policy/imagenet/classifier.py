@@ -201,9 +201,9 @@ def load_classifier(path: Path, *, device: str | torch.device = "cpu") -> tuple[
     verify(path, config, WEIGHTS)
     try:
         model = ImageClassifier(**config[KIND])
-        ClassifierOptions(**config.get("options", {}))
+        ClassifierOptions(**config["options"])
         model.load_state_dict(load_file(path / WEIGHTS), strict=True)
-    except (TypeError, ValueError, RuntimeError, SafetensorError) as error:
+    except (KeyError, TypeError, ValueError, RuntimeError, SafetensorError) as error:
         raise CheckpointError(f"{path} does not describe a classifier of this version: {first_line(error)}.") from error
     return ready(model, device=device), config
 

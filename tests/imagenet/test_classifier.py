@@ -111,6 +111,14 @@ def test_another_checkpoint_is_no_classifier(tmp_path: Path) -> None:
     )
     with pytest.raises(CheckpointError, match="of this version"):
         load_classifier(tmp_path / "newer")
+    model = ImageClassifier(class_names=["a", "b"], image_shape=(1, 8, 8), width=4)
+    write_checkpoint(
+        tmp_path / "untold",
+        config={"classifier": model.recipe},
+        write=lambda draft: save_file(model.state_dict(), draft / WEIGHTS),
+    )
+    with pytest.raises(CheckpointError, match="of this version: 'options'"):
+        load_classifier(tmp_path / "untold")
 
 
 def test_what_it_is_not_made_for_is_refused() -> None:
